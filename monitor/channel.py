@@ -1,0 +1,152 @@
+"""One channel: Segments in, samples at the model's rate in a ring out.
+
+Decides what is real data. A sample is not when it is NaN or infinite, or when the value has not changed for
+`FLAT_S`: a dead digitizer or a telemetry fill, of which no detection may come.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from monitor.records import Segment
+from monitor.resample import Resampler
+from monitor.ringbuffer import RingBuffer
+from monitor.timebase import NS_PER_SECOND
+
+# A start time this many samples off the expected one still continues the run (libmseed's default tolerance).
+TIME_TOLERANCE_SAMPLES = 0.5
+# Relative difference up to which two sampling rates are one (libmseed's default tolerance).
+RATE_TOLERANCE = 1e-4
+# Longer than any quiet site stays on one count, shorter than a background takes to settle on it.
+FLAT_S = 2.0
+_FLAT_MIN_SAMPLES = 32
+
+
+@dataclass(slots=True)
+class ChannelCounts:
+    """What happened on one channel since it was opened; samples are those of the recording."""
+
+    samples: int = 0
+    gaps: int = 0
+    gap_ns: int = 0
+    overlap_samples: int = 0
+    invalid_samples: int = 0
+    flat_samples: int = 0
+    rate_changes: int = 0
+
+
+class Channel:
+    """Follows one channel.
+
+    Args:
+        output_rate: The model's rate, Hz.
+        capacity_s: Seconds that the ring holds.
+    """
+
+    def __init__(self, *, output_rate: int, capacity_s: float) -> None:
+        self.ring = RingBuffer(round(capacity_s * output_rate))
+        self.counts = ChannelCounts()
+        self.recording_rate: float | None = None
+        self.offset_ns = 0
+        self._output_rate = output_rate
+        self._resampler: Resampler | None = None
+        self._expected_ns: int | None = None
+        self._run_start_ns = 0
+        self._run_samples = 0
+        self._last_value: float | None = None
+        self._last_repeats = 0
+
+    @property
+    def complete_until(self) -> int | None:
+        """Absolute output index up to which nothing more can come, given the data so far; None before any data."""
+        return self.ring.end
+
+    def push(self, segment: Segment) -> None:
+        """Take the next segment; what was received before is dropped and counted."""
+        rate = segment.sampling_rate
+        samples: npt.NDArray[np.generic] = segment.samples
+        start_ns = segment.starttime_ns
+        if self.recording_rate is not None and abs(rate / self.recording_rate - 1) > RATE_TOLERANCE:
+            self.counts.rate_changes += 1
+            self._end_run()
+        self.recording_rate = rate
+        if self._expected_ns is not None:
+            late = (start_ns - self._expected_ns) * rate / NS_PER_SECOND
+            if late < -TIME_TOLERANCE_SAMPLES:
+                overlap = min(len(samples), round(-late))
+                self.counts.overlap_samples += overlap
+                samples = samples[overlap:]
+                start_ns += round(overlap * NS_PER_SECOND / rate)
+            elif late > TIME_TOLERANCE_SAMPLES:
+                self.counts.gaps += 1
+                self.counts.gap_ns += start_ns - self._expected_ns
+                self._end_run()
+                self._last_value = None
+        if not len(samples):
+            return
+        self.counts.samples += len(samples)
+        self._expected_ns = start_ns + round(len(samples) * NS_PER_SECOND / rate)
+        for first, stop in self._real_runs(samples, rate):
+            self._push_run(samples[first:stop], start_ns + round(first * NS_PER_SECOND / rate), rate)
+            if stop < len(samples):
+                self._end_run()
+
+    def flush(self) -> None:
+        """No more samples will follow these without a gap: give what the resampler still holds."""
+        self._end_run()
+
+    def _push_run(self, samples: npt.NDArray[np.generic], start_ns: int, rate: float) -> None:
+        if self._resampler is not None:
+            drift_ns = start_ns - self._run_start_ns - round(self._run_samples * NS_PER_SECOND / rate)
+            # The recorder's clock is the truth: a run that has drifted half a sample off it starts anew.
+            if abs(drift_ns) * min(rate, self._output_rate) > TIME_TOLERANCE_SAMPLES * NS_PER_SECOND:
+                self._end_run()
+        if self._resampler is None:
+            self._resampler = Resampler(rate, self._output_rate, start_ns)
+            self._run_start_ns, self._run_samples = start_ns, 0
+            self.offset_ns = self._resampler.offset_ns
+        self._run_samples += len(samples)
+        self.ring.write(*self._resampler.push(samples))
+
+    def _end_run(self) -> None:
+        if self._resampler is not None:
+            self.ring.write(*self._resampler.flush())
+            self._resampler = None
+
+    def _real_runs(self, samples: npt.NDArray[np.generic], rate: float) -> list[tuple[int, int]]:
+        """Index ranges of real samples; an open run also ends where the first sample is not real."""
+        real = np.ones(len(samples), bool)
+        if samples.dtype.kind == "f":
+            real = np.isfinite(samples)
+            self.counts.invalid_samples += int(len(real) - real.sum())
+        flat = self._flat(samples, rate)
+        self.counts.flat_samples += int(flat.sum())
+        real &= ~flat
+        if real.all():
+            return [(0, len(samples))]
+        if not real[0]:
+            self._end_run()
+        edges = np.flatnonzero(np.diff(np.concatenate(([False], real, [False])).astype(np.int8)))
+        return [(int(first), int(stop)) for first, stop in edges.reshape(-1, 2)]
+
+    def _flat(self, samples: npt.NDArray[np.generic], rate: float) -> npt.NDArray[np.bool_]:
+        """Which samples end a run of at least `FLAT_S` of one value, the run before this segment counted in."""
+        limit = max(_FLAT_MIN_SAMPLES, round(FLAT_S * rate))
+        n = len(samples)
+        changed = np.ones(n, bool)
+        np.not_equal(samples[1:], samples[:-1], out=changed[1:])
+        held = self._last_repeats if self._last_value is not None and samples[0] == self._last_value else 0
+        if held:
+            changed[0] = False
+        starts = np.flatnonzero(changed)
+        self._last_value = samples[-1].item()
+        if len(starts) == n:
+            self._last_repeats = 1
+            return np.zeros(n, bool)
+        # Repeats so far at each sample: its distance to where its run of one value began.
+        index = np.arange(n)
+        began = np.maximum.accumulate(np.where(changed, index, -held))
+        repeats = index - began + 1
+        self._last_repeats = int(repeats[-1])
+        return np.asarray(repeats > limit)

@@ -1,0 +1,252 @@
+"""The spectrogram that the model sees, for live data, replay and training alike.
+
+Samples at the model's rate -> log-power frames -> decibel above a causal background. Everything is a function of the
+absolute sample index (sample `n` is at `n / sampling_rate` seconds since the epoch) and of the past, so any split of
+the data into pieces gives the same numbers to the bit.
+"""
+
+from functools import lru_cache
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
+
+# Below any real recording (1e-12 m/s of noise gives about 1e-24) and above the smallest normal float32.
+_POWER_FLOOR = np.float32(1e-36)
+_DB_PER_NEPER = np.float32(10.0 / np.log(10.0))
+
+
+class SpectrogramParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that fixes the numbers; travels inside the model file.
+
+    Attributes:
+        sampling_rate: The model's rate, Hz, a whole number.
+        nperseg: Samples of one frame. The frame's spectrum is that of the first difference of its samples (a
+            high-pass that keeps microseism and offsets out of the lowest bins) times a periodic Hann window.
+        hop: Samples between frames. Frame `f` is centred on sample `f * hop`.
+        first_bin, last_bin: FFT bins kept, both included; bin `k` is at `k * sampling_rate / nperseg` Hz.
+        block: Frames of one background block; blocks lie on an absolute grid.
+        background_blocks: The background is the mean over this many past blocks, per frequency.
+        lag_blocks: Blocks between the frame's own block and the newest one in its background.
+        min_blocks: Complete blocks that the background needs before a frame is judged.
+        clip_low_db, clip_high_db: Range of the result, decibel above background.
+        guard: Share of the recording's Nyquist frequency up to which bins are used; above it they are set to 0.
+
+    Raises:
+        ValueError: A value is out of its range; the message names it and the range.
+    """
+
+    sampling_rate: int = 100
+    nperseg: int = 64
+    hop: int = 10
+    first_bin: int = 1
+    last_bin: int = 32
+    block: int = 10
+    background_blocks: int = 30
+    lag_blocks: int = 1
+    min_blocks: int = 3
+    clip_low_db: float = -20.0
+    clip_high_db: float = 60.0
+    guard: float = 0.9
+
+    def __post_init__(self) -> None:
+        limits = {
+            "sampling_rate": (1, 10_000),
+            "nperseg": (8, 4096),
+            "hop": (1, self.nperseg),
+            "first_bin": (1, self.nperseg // 2),
+            "last_bin": (self.first_bin, self.nperseg // 2),
+            "block": (1, 1000),
+            "background_blocks": (1, 1000),
+            "lag_blocks": (0, 100),
+            "min_blocks": (1, self.background_blocks),
+            "guard": (0.1, 1.0),
+        }
+        for name, (low, high) in limits.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"spectrogram {name} is {getattr(self, name)}; accepted: {low} to {high}")
+        if self.nperseg % 2:
+            raise ValueError(f"spectrogram nperseg is {self.nperseg}; accepted: an even number")
+        if not self.clip_low_db < 0 < self.clip_high_db:
+            raise ValueError(
+                f"spectrogram clip range is {self.clip_low_db} to {self.clip_high_db} dB; accepted: below 0 to above 0"
+            )
+
+    @property
+    def n_freq(self) -> int:
+        """Number of frequency bins of a frame."""
+        return self.last_bin - self.first_bin + 1
+
+    @property
+    def span(self) -> int:
+        """Samples that one frame needs: `nperseg` and one before them for the difference."""
+        return self.nperseg + 1
+
+    @property
+    def frame_interval_s(self) -> float:
+        """Seconds from frame to frame."""
+        return self.hop / self.sampling_rate
+
+    @property
+    def frequencies_hz(self) -> F64:
+        """Centre of each bin, Hz [shape=(n_freq,), dtype=float64]."""
+        return np.arange(self.first_bin, self.last_bin + 1) * (self.sampling_rate / self.nperseg)
+
+    def first_sample(self, frame: int) -> int:
+        """Absolute index of the first sample that frame `frame` needs."""
+        return frame * self.hop - self.nperseg // 2 - 1
+
+    def end_sample(self, frame: int) -> int:
+        """Absolute index after the last sample that frame `frame` needs."""
+        return frame * self.hop + self.nperseg // 2
+
+    def frames_before(self, end_sample: int) -> int:
+        """Index after the last frame that samples up to `end_sample` (excluded) complete."""
+        return (end_sample - self.nperseg // 2) // self.hop + 1
+
+    def usable_bins(self, recording_rate: float) -> Bool:
+        """Which bins a recording sampled at `recording_rate` Hz can fill [shape=(n_freq,), dtype=bool]."""
+        if recording_rate >= self.sampling_rate:
+            return np.ones(self.n_freq, bool)
+        return self.frequencies_hz <= self.guard * recording_rate / 2
+
+
+@lru_cache(maxsize=8)
+def _hann(nperseg: int) -> F64:
+    return 0.5 - 0.5 * np.cos(np.arange(nperseg) * (2 * np.pi / nperseg))
+
+
+def power_db(samples: npt.ArrayLike, params: SpectrogramParams) -> F32:
+    """Compute log-power frames.
+
+    Args:
+        samples: [shape=(n,)] at the model's rate, any unit; frame 0 of the result starts at its first sample.
+        params: Which frames and bins.
+
+    Returns:
+        Power of each bin in decibel of the squared unit [shape=(n_frames, n_freq), dtype=float32]; `n_frames` is as
+        many as fit, 0 where fewer than `params.span` samples are given.
+    """
+    difference = np.diff(np.asarray(samples, np.float64))
+    if len(difference) < params.nperseg:
+        return np.empty((0, params.n_freq), np.float32)
+    frames = np.lib.stride_tricks.sliding_window_view(difference, params.nperseg)[:: params.hop]
+    spectrum = np.fft.rfft(frames * _hann(params.nperseg), axis=1)[:, params.first_bin : params.last_bin + 1]
+    power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
+    result: F32 = np.log(np.maximum(power, _POWER_FLOOR)) * _DB_PER_NEPER
+    return result
+
+
+def complete_frames(valid: Bool, params: SpectrogramParams) -> Bool:
+    """Tell which frames hold real samples only.
+
+    Args:
+        valid: [shape=(n,), dtype=bool] Whether each sample is real, as for `power_db`.
+        params: Which frames.
+
+    Returns:
+        [shape=(n_frames,), dtype=bool]
+    """
+    if len(valid) < params.span:
+        return np.empty(0, bool)
+    missing = np.concatenate(([0], np.cumsum(~valid)))
+    return np.asarray((missing[params.span :] - missing[: -params.span])[:: params.hop] == 0)
+
+
+class Background:
+    """Turns the log-power frames of one component into decibel above its own recent past.
+
+    The background of a frame is the mean, per frequency, of the complete blocks among the `background_blocks` that
+    end `lag_blocks` before the frame's block. A block with no complete frame at all (an outage of about two block
+    lengths) forgets what was before it: after a restart the gain may be another.
+
+    Args:
+        params: The spectrogram's parameters.
+        first_frame: Absolute index of the first frame that will be pushed.
+    """
+
+    def __init__(self, params: SpectrogramParams, first_frame: int = 0) -> None:
+        self._params = params
+        depth = params.background_blocks + params.lag_blocks
+        self._means = np.zeros((depth, params.n_freq), np.float32)
+        self._complete = np.zeros(depth, bool)
+        # Frames of the block that is not full yet, with their validity.
+        missing = first_frame % params.block
+        self._pending = np.zeros((missing, params.n_freq), np.float32)
+        self._pending_valid = np.zeros(missing, bool)
+        # Background of the block in progress, so that pushes within one block do not compute it again.
+        self._current = (np.zeros(params.n_freq, np.float32), False)
+
+    def push(self, frames_db: F32, valid: Bool) -> tuple[F32, Bool]:
+        """Take the next frames.
+
+        Args:
+            frames_db: [shape=(n, n_freq), dtype=float32] from `power_db`.
+            valid: [shape=(n,), dtype=bool] from `complete_frames`.
+
+        Returns:
+            Decibel above background, clipped, 0 where not judged [shape=(n, n_freq), dtype=float32], and which frames
+            are judged: complete, and with enough background [shape=(n,), dtype=bool].
+        """
+        params, n = self._params, len(frames_db)
+        held = len(self._pending)
+        frames = np.concatenate((self._pending, frames_db))
+        ok = np.concatenate((self._pending_valid, valid))
+        n_full = len(frames) // params.block
+        means, complete, empty = self._block_means(frames, ok, n_full)
+        background, enough = self._backgrounds(means, complete, empty)
+
+        depth = len(self._complete)
+        self._means = np.concatenate((self._means, means))[-depth:]
+        self._complete = np.concatenate((self._complete, complete))[-depth:]
+        if empty.any():
+            last = n_full - 1 - int(np.argmax(empty[::-1]))
+            self._complete[: max(0, depth - (n_full - 1 - last))] = False
+        # Copies: a view would keep a whole replay chunk alive.
+        self._pending = frames[n_full * params.block :].copy()
+        self._pending_valid = ok[n_full * params.block :].copy()
+
+        block_of = np.arange(held, held + n) // params.block
+        judged = valid & enough[block_of]
+        relative = np.clip(frames_db - background[block_of], params.clip_low_db, params.clip_high_db)
+        relative[~judged] = 0.0
+        return relative.astype(np.float32, copy=False), judged
+
+    def _block_means(self, frames: F32, ok: Bool, n_full: int) -> tuple[F32, Bool, Bool]:
+        params = self._params
+        blocks = frames[: n_full * params.block].reshape(n_full, params.block, params.n_freq)
+        block_ok = ok[: n_full * params.block].reshape(n_full, params.block)
+        # Added one by one: a fixed order gives the same bits however many blocks are done at once.
+        total = np.zeros((n_full, params.n_freq), np.float32)
+        for k in range(params.block):
+            total += blocks[:, k]
+        return total / np.float32(params.block), block_ok.all(axis=1), ~block_ok.any(axis=1)
+
+    def _backgrounds(self, means: F32, complete: Bool, empty: Bool) -> tuple[F32, Bool]:
+        """Background of the block in progress before this push and of each that this push begins."""
+        params = self._params
+        background = np.empty((len(means) + 1, params.n_freq), np.float32)
+        enough = np.empty(len(means) + 1, bool)
+        background[0], enough[0] = self._current
+        if not len(means):
+            return background, enough
+        all_means = np.concatenate((self._means, means))[1:]
+        all_complete = np.concatenate((self._complete, complete))[1:]
+        # A block counts for those that come before the next empty one.
+        epoch = np.cumsum(np.concatenate((np.zeros(len(self._complete), bool), empty))[1:])
+        current = epoch[len(self._complete) - 1 :]
+        n = len(means)
+        total = np.zeros((n, params.n_freq), np.float32)
+        count = np.zeros(n, np.int64)
+        for k in range(params.background_blocks):
+            use = all_complete[k : k + n] & (epoch[k : k + n] == current)
+            total += np.where(use[:, None], all_means[k : k + n], np.float32(0))
+            count += use
+        background[1:] = total / np.maximum(count, 1).astype(np.float32)[:, None]
+        enough[1:] = count >= params.min_blocks
+        self._current = (background[-1], bool(enough[-1]))
+        return background, enough

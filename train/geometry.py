@@ -1,0 +1,26 @@
+"""How the networks lie on the time axis: what one output needs and of which moment it speaks."""
+
+from train.settings import Settings
+
+REFERENCE_FRAMES = 64
+TIME_STRIDE = 2
+KERNEL = 3
+
+
+def context_frames(settings: Settings) -> int:
+    """Frames before the last one that an output of the network needs."""
+    if settings.network.name == "reference":
+        return REFERENCE_FRAMES - 1
+    return 2 * (KERNEL - 1) + (KERNEL - 1) * TIME_STRIDE * sum(settings.network.dilations)
+
+
+def output_stride(settings: Settings) -> int:
+    """Frames from output to output."""
+    return settings.spectrogram.block if settings.network.name == "reference" else TIME_STRIDE
+
+
+def look_ahead_frames(settings: Settings) -> int:
+    """Frames after the one that an output speaks of, down to the last that it needs."""
+    if settings.network.name == "reference":
+        return REFERENCE_FRAMES // 2
+    return round(settings.network.look_ahead_s / settings.spectrogram.frame_interval_s)

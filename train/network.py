@@ -1,0 +1,83 @@
+"""The networks, as Keras models of float spectrograms.
+
+Both take decibel above background [shape=(batch, frames, n_freq, 3)] and give logits (earthquake, P, S).
+"""
+
+import math
+from typing import Any
+
+import keras
+from keras import layers
+
+from train.geometry import KERNEL, REFERENCE_FRAMES, TIME_STRIDE
+from train.settings import Settings
+
+# Decibel are divided by this inside, so that the first convolution sees values of about one.
+_SCALE_DB = 10.0
+
+
+def build(settings: Settings, frames: int | None = None, *, batch: int | None = None) -> Any:
+    """Build the network that the settings name.
+
+    Args:
+        settings: The run.
+        frames: Input frames; None for any number (`stream` only).
+        batch: Batch size; None for any.
+
+    Returns:
+        keras.Model; [batch, frames, n_freq, 3] -> [batch, n_outputs, n_labels], one label for `reference`.
+    """
+    if settings.network.name == "reference":
+        return _reference(settings, batch)
+    return _stream(settings, frames, batch)
+
+
+def _reference(settings: Settings, batch: int | None) -> Any:
+    """The plain CNN of the literature: one convolution, one pooling, two dense layers on a 64 by 64 image."""
+    n_freq = settings.spectrogram.n_freq
+    image = layers.Input((REFERENCE_FRAMES, n_freq, 3), batch_size=batch)
+    x = layers.Rescaling(1 / _SCALE_DB)(image)
+    x = layers.Conv2D(32, 3, activation="relu")(x)
+    x = layers.MaxPooling2D(2)(x)
+    x = layers.Flatten()(x)
+    x = layers.Dense(64, activation="relu")(x)
+    # The sigmoid is applied outside: int8 logits keep their resolution near 0 and 1.
+    x = layers.Dense(1)(x)
+    return keras.Model(image, layers.Reshape((1, 1))(x))
+
+
+def _stream(settings: Settings, frames: int | None, batch: int | None) -> Any:
+    """Convolutions over time and frequency, then dilated ones along time; valid along time throughout.
+
+    The dilated, causal part follows WaveNet and temporal convolutional networks (Bai, Kolter and Koltun, 2018);
+    depthwise-separable as in MobileNet (Howard et al., 2017).
+    """
+    network, n_freq = settings.network, settings.spectrogram.n_freq
+    image = layers.Input((frames, n_freq, 3), batch_size=batch)
+
+    def convolve(x: Any, filters: int, kernel: tuple[int, int], strides: tuple[int, int]) -> Any:
+        pad = kernel[1] // 2
+        x = layers.ZeroPadding2D(((0, 0), (pad, pad)))(x)
+        x = layers.Conv2D(filters, kernel, strides, use_bias=False)(x)
+        x = layers.BatchNormalization(momentum=0.97)(x)
+        return layers.ReLU(6.0)(x)
+
+    first, second, third = network.filters
+    x = layers.Rescaling(1 / _SCALE_DB)(image)
+    x = convolve(x, first, (KERNEL, 5), (1, 2))
+    x = convolve(x, second, (1, 3), (1, 2))
+    x = convolve(x, third, (KERNEL, 3), (TIME_STRIDE, 2))
+    rest = math.ceil(math.ceil(math.ceil(n_freq / 2) / 2) / 2)
+    x = layers.Conv2D(network.channels, (1, rest), use_bias=False)(x)
+    x = layers.BatchNormalization(momentum=0.97)(x)
+    x = layers.ReLU(6.0)(x)
+    for dilation in network.dilations:
+        y = layers.DepthwiseConv2D((KERNEL, 1), dilation_rate=(dilation, 1), use_bias=False)(x)
+        y = layers.BatchNormalization(momentum=0.97)(y)
+        y = layers.ReLU(6.0)(y)
+        y = layers.Conv2D(network.channels, 1, use_bias=False)(y)
+        y = layers.BatchNormalization(momentum=0.97)(y)
+        kept = layers.Cropping2D((((KERNEL - 1) * dilation, 0), (0, 0)))(x)
+        x = layers.ReLU(6.0)(layers.Add()([kept, y]))
+    x = layers.Conv2D(3, 1)(x)
+    return keras.Model(image, x)

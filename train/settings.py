@@ -1,0 +1,123 @@
+"""Everything that decides what model comes out, read from one TOML and stored in the model and its report."""
+
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from monitor.spectrogram import SpectrogramParams
+
+
+class DataSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which traces training draws from.
+
+    Attributes:
+        exclude: Shell patterns of data sets to leave out, as for leave-one-source-out runs.
+        balance: A data set of n traces is drawn with weight n ** balance: 1 each trace alike, 0 each data set alike.
+    """
+
+    exclude: list[str] = []
+    balance: float = 0.6
+
+
+class AugmentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How examples are made; each `*_share` is the probability that it is done to an example.
+
+    Attributes:
+        seconds: Length of an example.
+        event_share: Examples with an earthquake; the others are noise.
+        mix_share: Of the earthquakes, those laid over another recording's noise.
+        mix_snr_db: Range of the ratio of the P wave's power to that noise, decibel.
+        second_share: Of the earthquakes, those followed by another one in the same example.
+        tempo_share: Played faster or slower by up to a quarter: other corner frequencies and S-P times.
+        filter_share: Another instrument's response: a high-pass and a low-pass corner.
+        low_rate_share: As recorded at 20 to 90 Hz.
+        floor_share: White noise of a coarse or noisy sensor.
+        vertical_only_share, drop_share: Both horizontals absent; any one or two components absent.
+        disturb_share: Noise examples that get synthetic disturbances; a third of it for earthquakes.
+        gap_share: Stretches without data.
+    """
+
+    seconds: int = 50
+    event_share: float = 0.6
+    mix_share: float = 0.55
+    mix_snr_db: tuple[float, float] = (-2.0, 25.0)
+    second_share: float = 0.1
+    tempo_share: float = 0.25
+    filter_share: float = 0.35
+    low_rate_share: float = 0.2
+    floor_share: float = 0.2
+    vertical_only_share: float = 0.25
+    drop_share: float = 0.1
+    disturb_share: float = 0.55
+    gap_share: float = 0.1
+
+
+class NetworkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Shape of the network.
+
+    Attributes:
+        name: `stream` (the product's) or `reference` (the plain CNN of the literature on 64 by 64 images).
+        filters: Filters of the three convolutions over time and frequency.
+        channels: Channels of the convolutions along time.
+        dilations: Their dilations, in output steps.
+        look_ahead_s: How much later than the moment it speaks of an output may look.
+    """
+
+    name: Literal["stream", "reference"] = "stream"
+    filters: tuple[int, int, int] = (16, 32, 48)
+    channels: int = 64
+    dilations: tuple[int, ...] = (1, 2, 4, 8, 16)
+    look_ahead_s: float = 0.6
+
+
+class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The training loop.
+
+    Attributes:
+        steps: Optimiser steps.
+        batch: Examples in a step.
+        learning_rate: Highest; warmed up over the first 3 % of the steps, then a cosine down to 1 % of it.
+        weight_decay: AdamW's.
+        loss_weights: Of earthquake, P and S.
+        workers: Processes that make examples.
+    """
+
+    steps: int = 7000
+    batch: int = 48
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-4
+    loss_weights: tuple[float, float, float] = (1.0, 0.5, 0.3)
+    workers: int = 1
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One training run."""
+
+    name: str = "seismic"
+    version: str = "1"
+    seed: int = 20261122
+    data: DataSettings = DataSettings()
+    spectrogram: SpectrogramParams = SpectrogramParams()
+    augment: AugmentSettings = AugmentSettings()
+    network: NetworkSettings = NetworkSettings()
+    fit: FitSettings = FitSettings()
+
+
+def read_settings(path: Path | None) -> Settings:
+    """Read the settings; the defaults without a path.
+
+    Raises:
+        ValueError: The file cannot be read, is not TOML, or a key or value is not accepted; the message names it.
+    """
+    if path is None:
+        return Settings()
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Settings)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not TOML: {error}") from error
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{path}: {error}") from error
