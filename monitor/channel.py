@@ -48,6 +48,7 @@ class Channel:
         self.ring = RingBuffer(round(capacity_s * output_rate))
         self.counts = ChannelCounts()
         self.recording_rate: float | None = None
+        self.first_sample: int | None = None
         self.offset_ns = 0
         self._output_rate = output_rate
         self._resampler: Resampler | None = None
@@ -57,10 +58,28 @@ class Channel:
         self._last_value: float | None = None
         self._last_repeats = 0
 
-    @property
-    def complete_until(self) -> int | None:
-        """Absolute output index up to which nothing more can come, given the data so far; None before any data."""
-        return self.ring.end
+    def advance(self, watermark_ns: int) -> None:
+        """Nothing of before `watermark_ns` will come any more: a run that ended before it is over."""
+        if self._expected_ns is None or self._resampler is None or self.recording_rate is None:
+            return
+        if (watermark_ns - self._expected_ns) * self.recording_rate > TIME_TOLERANCE_SAMPLES * NS_PER_SECOND:
+            self._end_run()
+
+    def complete_until(self, watermark: int | None) -> int | None:
+        """Output sample before which nothing more can come.
+
+        Args:
+            watermark: Output sample before which the source has nothing more; None if it did not say.
+
+        Returns:
+            The sample; None where neither data nor the source tell.
+        """
+        # An unbroken run goes on where its resampler stands, behind the watermark by the resampler's look-ahead.
+        if self._resampler is not None:
+            return self._resampler.next_index
+        if self.ring.end is None or watermark is None:
+            return watermark if self.ring.end is None else self.ring.end
+        return max(self.ring.end, watermark)
 
     def push(self, segment: Segment) -> None:
         """Take the next segment; what was received before is dropped and counted."""
@@ -107,7 +126,10 @@ class Channel:
             self._run_start_ns, self._run_samples = start_ns, 0
             self.offset_ns = self._resampler.offset_ns
         self._run_samples += len(samples)
-        self.ring.write(*self._resampler.push(samples))
+        index, output = self._resampler.push(samples)
+        self.ring.write(index, output)
+        if self.first_sample is None and len(output):
+            self.first_sample = index
 
     def _end_run(self) -> None:
         if self._resampler is not None:

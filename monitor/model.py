@@ -4,11 +4,15 @@ A model file is a flatbuffer with a ZIP archive behind it, as TensorFlow Lite's 
 files; the archive holds `monitor.json`, the `ModelMetadata`. Interpreters ignore what follows the flatbuffer.
 """
 
+import contextlib
 import hashlib
 import io
+import os
+import sys
 import time
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -185,7 +189,7 @@ class Model:
         output = interpreter.get_output_details()[0]
         if int(output["shape"][-1]) != len(self.metadata.labels):
             raise ModelError(f"{path}: output has {output['shape'][-1]} labels; its metadata {self.metadata.labels}")
-        self._output_scale, self._output_zero = (float(output["quantization"][0]), int(output["quantization"][1]))
+        self._probability_of = _sigmoid_table(float(output["quantization"][0]), int(output["quantization"][1]))
 
     @property
     def size_bytes(self) -> int:
@@ -198,7 +202,13 @@ class Model:
 
     def quantize(self, decibel: F32) -> I8:
         """Quantise spectrogram values, decibel above background, to the model's input."""
-        return np.clip(np.rint(decibel / np.float32(self._scale)) + self._zero, -128, 127).astype(np.int8)
+        steps = np.rint(decibel / np.float32(self._scale)) + self._zero
+        quantized: I8 = np.clip(steps, -128, 127).astype(np.int8)
+        return quantized
+
+    def dequantize(self, frames: I8) -> F32:
+        """Turn quantised frames back into decibel above background."""
+        return (frames.astype(np.float32) - np.float32(self._zero)) * np.float32(self._scale)
 
     @property
     def silence(self) -> int:
@@ -234,7 +244,7 @@ class Model:
 
     def probabilities(self, output: I8) -> F32:
         """Turn int8 outputs into probabilities [same shape, dtype=float32]."""
-        return _SIGMOID(self._output_scale, self._output_zero)[output.astype(np.int16) + 128]
+        return np.asarray(self._probability_of[output.astype(np.int16) + 128], np.float32)
 
     def verify(self) -> list[str]:
         """Run the reference input; returns what differs, nothing if all is well."""
@@ -254,7 +264,10 @@ class Model:
 
     def operators(self) -> dict[str, int]:
         """How often each operator occurs."""
-        plain = _interpreter_class()(model_content=self._content, experimental_op_resolver_type=_without_delegates())
+        with _quiet_stderr():
+            plain = _interpreter_class()(
+                model_content=self._content, experimental_op_resolver_type=_without_delegates()
+            )
         names = (str(op["op_name"]) for op in plain._get_ops_details())
         return dict(Counter(name for name in names if name != "DELEGATE"))
 
@@ -292,7 +305,8 @@ class Model:
             return self._interpreters[n_frames]
         metadata = self.metadata
         try:
-            interpreter = _interpreter_class()(model_content=self._content, num_threads=1)
+            with _quiet_stderr():
+                interpreter = _interpreter_class()(model_content=self._content, num_threads=1)
             details = interpreter.get_input_details()[0]
             tail = [int(n) for n in details["shape"][2:]]
             length = metadata.context_frames + 1
@@ -302,7 +316,8 @@ class Model:
                 shape = [1 + (n_frames - length) // metadata.output_stride, length, *tail]
             if list(details["shape"]) != shape:
                 interpreter.resize_tensor_input(details["index"], shape)
-            interpreter.allocate_tensors()
+            with _quiet_stderr():
+                interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"{self.path}: the interpreter refuses it: {error}") from error
         if len(self._interpreters) >= _MAX_INTERPRETERS:
@@ -315,17 +330,32 @@ class Model:
 _MAX_INTERPRETERS = 4
 
 
-def _SIGMOID(scale: float, zero: int) -> F32:
+def _sigmoid_table(scale: float, zero: int) -> F32:
     logits = (np.arange(-128, 128) - zero) * scale
-    return (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
+    table: F32 = (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
+    return table
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """The interpreter tells the terminal which delegate it made; its errors come as exceptions all the same."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _interpreter_class() -> Any:
     try:
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
     except ImportError:
         try:
-            from tflite_runtime.interpreter import Interpreter
+            from tflite_runtime.interpreter import Interpreter  # noqa: PLC0415
         except ImportError as error:
             raise ModelError(
                 "no TensorFlow Lite interpreter is installed; accepted: ai-edge-litert or tflite-runtime"
@@ -335,7 +365,7 @@ def _interpreter_class() -> Any:
 
 def _without_delegates() -> Any:
     try:
-        from ai_edge_litert.interpreter import OpResolverType
+        from ai_edge_litert.interpreter import OpResolverType  # noqa: PLC0415
     except ImportError:
-        from tflite_runtime.interpreter import OpResolverType
+        from tflite_runtime.interpreter import OpResolverType  # noqa: PLC0415
     return OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES

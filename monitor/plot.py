@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,8 +65,21 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+_NO_MATPLOTLIB = "figures need matplotlib, which is not installed: pip install 'seismic-monitor[plot]'"
+
+
 class PlotUnavailableError(Exception):
     """matplotlib is not installed; the message says how to install it."""
+
+
+def require_matplotlib() -> None:
+    """Check, before an hour of replay, that figures can be drawn.
+
+    Raises:
+        PlotUnavailableError: matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        raise PlotUnavailableError(_NO_MATPLOTLIB)
 
 
 def plot_path(directory: Path, detection: Detection) -> Path:
@@ -463,9 +477,7 @@ def _figure(size_inches: tuple[float, float]) -> Iterator["Figure"]:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError as error:
-        raise PlotUnavailableError(
-            "figures need matplotlib, which is not installed: pip install 'seismic-monitor[plot]'"
-        ) from error
+        raise PlotUnavailableError(_NO_MATPLOTLIB) from error
     with mpl.rc_context(_STYLE):
         # Without pyplot: no global state, no display asked for, nothing kept once the figure is done.
         figure = Figure(figsize=size_inches, dpi=_DPI, facecolor="white")

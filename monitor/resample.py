@@ -77,6 +77,11 @@ class Resampler:
         return self._half / self._rate
 
     @property
+    def next_index(self) -> int:
+        """Absolute index of the next output sample."""
+        return self._next
+
+    @property
     def offset_ns(self) -> int:
         """Time of an input sample minus that of the grid point it was moved to; 0 where the rates differ."""
         if not self._passes:

@@ -50,7 +50,9 @@ def spikes(wave: F64, rng: Rng) -> None:
     """Single wrong samples."""
     scale = noise_scale(wave)
     for at in rng.integers(0, wave.shape[1], rng.integers(1, 8)):
-        wave[:, at : at + rng.integers(1, 3)] += scale * _level(rng) * 5 * rng.choice([-1, 1]) * (rng.random((3, 1)) < 0.6)
+        wave[:, at : at + rng.integers(1, 3)] += (
+            scale * _level(rng) * 5 * rng.choice([-1, 1]) * (rng.random((3, 1)) < 0.6)
+        )
 
 
 def steps(wave: F64, rng: Rng) -> None:
@@ -125,7 +127,9 @@ def calibration(wave: F64, rng: Rng) -> None:
     """The response to a current pulse in the coil: all components alike, again after some seconds."""
     scale, n = noise_scale(wave), wave.shape[1]
     frequency, cycles, level = 10 ** rng.uniform(-0.3, 1.1), rng.uniform(0.3, 0.8), _level(rng) * 3
-    for sign, at in zip((1, -1, 1), rng.integers(0, n - 50, 1) + np.arange(3) * int(rng.integers(200, 1500)), strict=True):
+    for sign, at in zip(
+        (1, -1, 1), rng.integers(0, n - 50, 1) + np.arange(3) * int(rng.integers(200, 1500)), strict=True
+    ):
         if at < n - 10:
             pulse = _damped(np.random.default_rng(0), frequency, cycles, min(1000, n - int(at)))
             wave[:, at : at + len(pulse)] += sign * scale * level * pulse

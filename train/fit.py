@@ -55,7 +55,11 @@ def _windows(frames: F32, targets: F32, weights: F32, rng: np.random.Generator) 
 
 
 def _produce(
-    store_path: Path, settings_json: bytes, worker: int, hard: list[tuple[int, int]], out: "multiprocessing.Queue[Batch]"
+    store_path: Path,
+    settings_json: bytes,
+    worker: int,
+    hard: list[tuple[int, int]],
+    out: "multiprocessing.Queue[Batch]",
 ) -> None:
     settings = msgspec.json.decode(settings_json, type=Settings)
     maker = ExampleMaker(Store.open(store_path), settings)

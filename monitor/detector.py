@@ -1,0 +1,254 @@
+"""From probabilities along time to earthquakes: when one begins, what belongs to it, when it is over.
+
+Works on the model's outputs alone, step by step on the absolute grid; knows neither waveforms nor clocks.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+Bool = npt.NDArray[np.bool_]
+
+
+class DetectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How probabilities become detections. Times in seconds.
+
+    Attributes:
+        threshold: Event probability that starts a detection; the model's own where null.
+        threshold_off_share: A detection goes on while the log-odds are above this share of the threshold's.
+        confirm_s: How long the probability must stay at the threshold.
+        hold_s: How long it must be below the off threshold for the detection to end.
+        wait_for_s_s: The same while no S has been seen.
+        p_probability, s_probability: Least probability of a frame that is taken for a P or S arrival.
+        look_back_s: How far before the trigger a P is looked for.
+        split_probability: P probability that begins a new detection within one whose S has passed.
+        min_split_s: Least time between the P arrivals of two detections.
+        max_duration_s: A detection is ended after this.
+    """
+
+    threshold: float | None = None
+    threshold_off_share: float = 0.3
+    confirm_s: float = 0.4
+    hold_s: float = 3.0
+    wait_for_s_s: float = 6.0
+    p_probability: float = 0.2
+    s_probability: float = 0.3
+    look_back_s: float = 20.0
+    split_probability: float = 0.6
+    min_split_s: float = 3.0
+    max_duration_s: float = 180.0
+
+    def __post_init__(self) -> None:
+        limits = {
+            "threshold": (1e-6, 1 - 1e-6),
+            "threshold_off_share": (-1.0, 1.0),
+            "confirm_s": (0.0, 30.0),
+            "hold_s": (0.2, 120.0),
+            "wait_for_s_s": (0.2, 120.0),
+            "p_probability": (0.0, 1.0),
+            "s_probability": (0.0, 1.0),
+            "look_back_s": (0.0, 60.0),
+            "split_probability": (0.0, 1.0),
+            "min_split_s": (0.2, 120.0),
+            "max_duration_s": (5.0, 3600.0),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name} is {value}; accepted: {low} to {high}")
+
+
+@dataclass(slots=True)
+class Event:
+    """An earthquake as the probabilities show it; steps are absolute output indices."""
+
+    trigger_step: int
+    first_step: int
+    p_step: int | None = None
+    p_probability: float = 0.0
+    s_step: int | None = None
+    s_probability: float = 0.0
+    peak: float = 0.0
+    steps_above: int = 0
+    steps_judged: int = 0
+    last_active_step: int = 0
+
+    @property
+    def onset_step(self) -> int:
+        """The P arrival, or the first step of the rise where there is none."""
+        return self.first_step if self.p_step is None else self.p_step
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something became known about an event at a step; `event` is as it was known then."""
+
+    kind: Literal["new", "update", "final"]
+    step: int
+    event: Event
+
+
+@dataclass(slots=True)
+class _Memory:
+    """The newest steps, as far back as a P may lie."""
+
+    depth: int
+    first: int = 0
+    scores: list[tuple[float, float, float, bool]] = field(default_factory=list)
+
+    def append(self, row: tuple[float, float, float, bool]) -> None:
+        self.scores.append(row)
+        if len(self.scores) > 2 * self.depth:
+            dropped = len(self.scores) - self.depth
+            del self.scores[:dropped]
+            self.first += dropped
+
+
+class Detector:
+    """Follows one station.
+
+    Args:
+        settings: How to decide.
+        threshold: The threshold in force (the settings' or the model's).
+        step_s: Seconds from output to output.
+    """
+
+    def __init__(self, settings: DetectorSettings, *, threshold: float, step_s: float) -> None:
+        self.settings = settings
+        self.threshold = threshold
+        log_odds = float(np.log(threshold / (1 - threshold)))
+        self.threshold_off = float(1 / (1 + np.exp(-log_odds * settings.threshold_off_share)))
+        self.threshold_off = min(self.threshold_off, threshold)
+        self._step_s = step_s
+        self._confirm = max(1, self._steps(settings.confirm_s))
+        self._memory = _Memory(self._steps(settings.look_back_s) + self._confirm + 5)
+        self._next: int | None = None
+        self._rising = 0
+        self._event: Event | None = None
+        self._quiet = 0
+        self._told_s = False
+        # A P that belongs to an event already told is not the P of the next one.
+        self._taken_until = 0
+
+    def _steps(self, seconds: float) -> int:
+        return round(seconds / self._step_s)
+
+    def push(self, first_step: int, probabilities: F32, judged: Bool) -> list[Change]:
+        """Take the next outputs.
+
+        Args:
+            first_step: Absolute index of the first; follows the last one pushed, or a later one after an outage.
+            probabilities: [shape=(n, 3), dtype=float32] earthquake, P, S.
+            judged: [shape=(n,), dtype=bool] whether there was data to judge.
+
+        Returns:
+            What became known, in order.
+        """
+        changes: list[Change] = []
+        if self._next is not None and first_step != self._next:
+            changes += self.finish()
+        if self._next is None or first_step != self._next:
+            self._memory.scores.clear()
+            self._memory.first = first_step
+            self._rising = 0
+        rows = np.where(judged[:, None], probabilities, np.float32(0)).tolist()
+        for offset, ((event, p, s), ok) in enumerate(zip(rows, judged.tolist(), strict=True)):
+            self._memory.append((event, p, s, ok))
+            self._step(first_step + offset, event, p, s, ok, changes)
+        self._next = first_step + len(rows)
+        return changes
+
+    def finish(self) -> list[Change]:
+        """End what is going on: the stream is over or broken off."""
+        if self._event is None or self._next is None:
+            return []
+        return [self._end(self._next - 1)]
+
+    def _step(self, step: int, score: float, p: float, s: float, judged: bool, changes: list[Change]) -> None:
+        if self._event is None:
+            self._rising = self._rising + 1 if score >= self.threshold else 0
+            if self._rising >= self._confirm:
+                changes.append(self._begin(step))
+            return
+        event = self._event
+        since_p = (step - event.onset_step) * self._step_s
+        if self._is_next_earthquake(step, p, since_p):
+            changes.append(self._end(step - 1))
+            self._rising = self._confirm
+            changes.append(self._begin(step, new_p=True))
+            return
+        event.steps_judged += judged
+        event.peak = max(event.peak, score)
+        event.steps_above += score >= self.threshold
+        changed = False
+        # The P label is narrow: the trigger can come while its probability still rises.
+        if p > event.p_probability and (step - event.trigger_step) * self._step_s <= 1.0:
+            changed = event.p_step is not None and step != event.p_step
+            event.p_step, event.p_probability = step, p
+        elif s > max(event.s_probability, self.settings.s_probability) and since_p >= 0.4:
+            event.s_step, event.s_probability = step, s
+        if event.s_step is not None and step - event.s_step == self._steps(0.6) and not self._told_s:
+            self._told_s = changed = True
+        if score >= self.threshold_off or s >= self.settings.s_probability:
+            event.last_active_step, self._quiet = step, 0
+        else:
+            self._quiet += 1
+        hold = self.settings.hold_s if event.s_step is not None else self.settings.wait_for_s_s
+        if self._quiet >= self._steps(hold) or since_p >= self.settings.max_duration_s:
+            changes.append(self._end(step))
+        elif changed:
+            changes.append(Change("update", step, replace(event)))
+
+    def _is_next_earthquake(self, step: int, p: float, since_p: float) -> bool:
+        event = self._event
+        assert event is not None
+        if p < self.settings.split_probability or since_p < self.settings.min_split_s:
+            return False
+        if event.s_step is not None and (step - event.s_step) * self._step_s < 1.0:
+            return False
+        # At the peak of the P probability, once: the step before was the highest of its surroundings.
+        rows = self._memory.scores[-4:]
+        return len(rows) == 4 and rows[-1][1] <= rows[-2][1] and rows[-2][1] > max(rows[0][1], rows[1][1])
+
+    def _begin(self, step: int, *, new_p: bool = False) -> Change:
+        memory, settings = self._memory, self.settings
+        first = step - self._rising + 1
+        if new_p:
+            first = step - 1
+        # Back along the rise, down to the off threshold.
+        while first - 1 >= max(memory.first, self._taken_until) and not new_p:
+            row = memory.scores[first - 1 - memory.first]
+            if not row[3] or row[0] < self.threshold_off:
+                break
+            first -= 1
+        event = Event(trigger_step=step, first_step=first, last_active_step=step)
+        earliest = max(memory.first, self._taken_until, first - self._steps(settings.look_back_s))
+        near = max(earliest, first - self._steps(2.0))
+        for begin, least in ((near, settings.p_probability), (earliest, max(settings.p_probability, 0.5))):
+            rows = memory.scores[begin - memory.first : step + 1 - memory.first]
+            best = max(range(len(rows)), key=lambda i: rows[i][1], default=None)
+            if best is not None and rows[best][1] >= least:
+                event.p_step, event.p_probability = begin + best, rows[best][1]
+                break
+        for row in memory.scores[first - memory.first : step + 1 - memory.first]:
+            event.peak = max(event.peak, row[0])
+            event.steps_above += row[0] >= self.threshold
+            event.steps_judged += row[3]
+        since = event.onset_step + self._steps(0.4)
+        for index in range(max(since, memory.first), step + 1):
+            s = memory.scores[index - memory.first][2]
+            if s > max(event.s_probability, settings.s_probability):
+                event.s_step, event.s_probability = index, s
+        self._event, self._quiet, self._told_s = event, 0, event.s_step is not None
+        return Change("new", step, replace(event))
+
+    def _end(self, step: int) -> Change:
+        event = self._event
+        assert event is not None
+        self._event, self._rising, self._quiet = None, 0, 0
+        self._taken_until = max(event.last_active_step, event.onset_step) + 1
+        return Change("final", step, replace(event))

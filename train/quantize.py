@@ -1,0 +1,126 @@
+"""The `quantize` step: float Keras model -> int8 TFLite with its metadata."""
+
+import datetime
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from monitor.model import (
+    LABELS,
+    Calibration,
+    Model,
+    ModelMetadata,
+    ReferenceAnswer,
+    attach_metadata,
+    reference_input,
+)
+from train.augment import ExampleMaker
+from train.dataset import Store
+from train.fit import make_batch
+from train.geometry import context_frames, look_ahead_frames, output_stride
+from train.settings import Settings
+
+_REPRESENTATIVE_BATCHES = 12
+# A provisional threshold; `evaluate` puts the calibrated one in its place.
+_PROVISIONAL_THRESHOLD = 0.5
+_REFERENCE_OUTPUTS = 4
+_FIXED_OUTPUTS = 5
+
+
+def quantize(store: Store, settings: Settings, keras_path: Path, out: Path) -> Path:
+    """Quantise to int8: weights per channel, activations by what the training split shows them.
+
+    Args:
+        store: For representative data.
+        settings: The run that made the model.
+        keras_path: From `fit`.
+        out: Folder; gets `NAME.tflite` and the float `NAME.float.tflite`.
+
+    Returns:
+        Path of the int8 model.
+    """
+    import keras  # noqa: PLC0415  # heavy: only where it is used
+    import tensorflow as tf  # noqa: PLC0415
+
+    from train.network import build  # noqa: PLC0415
+
+    trained = keras.models.load_model(keras_path, compile=False)
+    context, stride = context_frames(settings), output_stride(settings)
+    # More than one output: the converter would fold the time axis away, and no other length could be run. Five are
+    # the second of data that an Edge TPU, which cannot be resized, gets at once.
+    outputs = 1 if settings.network.name == "reference" else _FIXED_OUTPUTS
+    frames = context + 1 + (outputs - 1) * stride
+    fixed = build(settings, frames, batch=1)
+    fixed.set_weights(trained.get_weights())
+    maker = ExampleMaker(store, settings)
+    rng = np.random.default_rng([settings.seed, 1_000_003])
+
+    def representative() -> Iterator[list[Any]]:
+        for _ in range(_REPRESENTATIVE_BATCHES):
+            inputs, _, _ = make_batch(maker, settings, rng)
+            for example in inputs.astype(np.float32):
+                start = int(rng.integers(0, len(example) - frames + 1))
+                yield [example[None, start : start + frames]]
+
+    def convert(*, int8: bool) -> bytes:
+        converter = tf.lite.TFLiteConverter.from_keras_model(fixed)
+        if int8:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = representative
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type = converter.inference_output_type = tf.int8
+        return bytes(converter.convert())
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{settings.name}.float.tflite").write_bytes(convert(int8=False))
+    metadata = ModelMetadata(
+        name=settings.name,
+        version=settings.version,
+        kind="window" if settings.network.name == "reference" else "stream",
+        spectrogram=settings.spectrogram,
+        labels=LABELS[:1] if settings.network.name == "reference" else LABELS,
+        context_frames=context,
+        look_ahead_frames=look_ahead_frames(settings),
+        output_stride=stride,
+        threshold=_PROVISIONAL_THRESHOLD,
+        training_fingerprint=store.fingerprint,
+        settings=msgspec.to_builtins(settings),
+        reference=ReferenceAnswer(input_frames=context + 1 + (_REFERENCE_OUTPUTS - 1) * stride, output=[]),
+    )
+    path = out / f"{settings.name}.tflite"
+    flatbuffer = convert(int8=True)
+    path.write_bytes(attach_metadata(flatbuffer, metadata))
+    _write(path, flatbuffer, metadata)
+    return path
+
+
+def set_calibration(path: Path, *, threshold: float, calibration: Calibration) -> None:
+    """Put the threshold and its calibration into a model file."""
+    content = path.read_bytes()
+    metadata = msgspec.structs.replace(Model(path).metadata, threshold=threshold, calibration=calibration)
+    _write(path, content[: _flatbuffer_length(content)], metadata)
+
+
+def _write(path: Path, flatbuffer: bytes, metadata: ModelMetadata) -> None:
+    model = Model(path)
+    frames = reference_input(metadata.reference.input_frames, metadata.spectrogram.n_freq, len(metadata.components))
+    answer = model.run(frames).reshape(-1).tolist()
+    reference = msgspec.structs.replace(metadata.reference, output=answer)
+    path.write_bytes(attach_metadata(flatbuffer, msgspec.structs.replace(metadata, reference=reference)))
+
+
+def _flatbuffer_length(content: bytes) -> int:
+    """Where the archive behind the flatbuffer begins: at its first local file header that the directory names."""
+    import io  # noqa: PLC0415
+    import zipfile  # noqa: PLC0415
+
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return min(entry.header_offset for entry in archive.infolist())
+
+
+def today() -> str:
+    """The date of a run, ISO 8601."""
+    return datetime.datetime.now(tz=datetime.UTC).date().isoformat()
