@@ -1,10 +1,13 @@
 """One channel: Segments in, samples at the model's rate in a ring out.
 
-Decides what is real data. A sample is not when it is NaN or infinite, or when the value has not changed for
-`FLAT_S`: a dead digitizer or a telemetry fill, of which no detection may come.
+Decides what is real data. A sample is not when it is NaN, infinite or beyond what any recorder writes, or when the
+value has not changed for `FLAT_S`: a dead digitizer or a telemetry fill, of which no detection may come.
 """
 
+import math
+from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +24,16 @@ RATE_TOLERANCE = 1e-4
 # Longer than any quiet site stays on one count, shorter than a background takes to settle on it.
 FLAT_S = 2.0
 _FLAT_MIN_SAMPLES = 32
+# Far above any count or ground motion in any unit; its power still fits float32.
+_LARGEST = 1e15
+
+
+class _Run(NamedTuple):
+    """Where an unbroken run begins, an output index, and what holds from there on."""
+
+    first: int
+    recording_rate: float
+    offset_ns: int
 
 
 @dataclass(slots=True)
@@ -49,7 +62,7 @@ class Channel:
         self.counts = ChannelCounts()
         self.recording_rate: float | None = None
         self.first_sample: int | None = None
-        self.offset_ns = 0
+        self._runs: deque[_Run] = deque()
         self._output_rate = output_rate
         self._resampler: Resampler | None = None
         self._expected_ns: int | None = None
@@ -81,29 +94,54 @@ class Channel:
             return watermark if self.ring.end is None else self.ring.end
         return max(self.ring.end, watermark)
 
+    def offset_ns(self, sample: int) -> int:
+        """Recorded time of a sample that the ring holds minus its time on the grid, nanoseconds."""
+        return self._run_at(sample).offset_ns
+
+    def rates(self, first: int, stop: int) -> list[tuple[int, int, float]]:
+        """Rates at which a range of samples that the ring holds was recorded.
+
+        Args:
+            first, stop: Output samples, `stop` excluded.
+
+        Returns:
+            From and up to which sample, excluded, a rate holds, and the rate, Hz: all of the range, in order; empty
+            before any data.
+        """
+        begins = [max(first, run.first) if number else first for number, run in enumerate(self._runs)]
+        ends = [*(min(begin, stop) for begin in begins[1:]), stop]
+        return [
+            (begin, end, run.recording_rate)
+            for begin, end, run in zip(begins, ends, self._runs, strict=False)
+            if begin < end
+        ]
+
+    def _run_at(self, sample: int) -> _Run:
+        return next((run for run in reversed(self._runs) if run.first <= sample), self._runs[0])
+
     def push(self, segment: Segment) -> None:
         """Take the next segment; what was received before is dropped and counted."""
         rate = segment.sampling_rate
         samples: npt.NDArray[np.generic] = segment.samples
         start_ns = segment.starttime_ns
+        late = 0.0 if self._expected_ns is None else (start_ns - self._expected_ns) * rate / NS_PER_SECOND
+        if late < -TIME_TOLERANCE_SAMPLES:
+            # As many as bring the rest within the tolerance: the same ones however the segment is cut.
+            overlap = min(len(samples), math.ceil(-late - TIME_TOLERANCE_SAMPLES))
+            self.counts.overlap_samples += overlap
+            samples = samples[overlap:]
+            start_ns += round(overlap * NS_PER_SECOND / rate)
+        if not len(samples):
+            return
         if self.recording_rate is not None and abs(rate / self.recording_rate - 1) > RATE_TOLERANCE:
             self.counts.rate_changes += 1
             self._end_run()
         self.recording_rate = rate
-        if self._expected_ns is not None:
-            late = (start_ns - self._expected_ns) * rate / NS_PER_SECOND
-            if late < -TIME_TOLERANCE_SAMPLES:
-                overlap = min(len(samples), round(-late))
-                self.counts.overlap_samples += overlap
-                samples = samples[overlap:]
-                start_ns += round(overlap * NS_PER_SECOND / rate)
-            elif late > TIME_TOLERANCE_SAMPLES:
-                self.counts.gaps += 1
-                self.counts.gap_ns += start_ns - self._expected_ns
-                self._end_run()
-                self._last_value = None
-        if not len(samples):
-            return
+        if self._expected_ns is not None and late > TIME_TOLERANCE_SAMPLES:
+            self.counts.gaps += 1
+            self.counts.gap_ns += start_ns - self._expected_ns
+            self._end_run()
+            self._last_value = None
         self.counts.samples += len(samples)
         self._expected_ns = start_ns + round(len(samples) * NS_PER_SECOND / rate)
         for first, stop in self._real_runs(samples, rate):
@@ -117,30 +155,36 @@ class Channel:
 
     def _push_run(self, samples: npt.NDArray[np.generic], start_ns: int, rate: float) -> None:
         if self._resampler is not None:
-            drift_ns = start_ns - self._run_start_ns - round(self._run_samples * NS_PER_SECOND / rate)
+            placed_ns = self._run_start_ns + round(self._run_samples * NS_PER_SECOND / self._resampler.rate)
             # The recorder's clock is the truth: a run that has drifted half a sample off it starts anew.
-            if abs(drift_ns) * min(rate, self._output_rate) > TIME_TOLERANCE_SAMPLES * NS_PER_SECOND:
+            if abs(start_ns - placed_ns) * min(rate, self._output_rate) > TIME_TOLERANCE_SAMPLES * NS_PER_SECOND:
                 self._end_run()
         if self._resampler is None:
             self._resampler = Resampler(rate, self._output_rate, start_ns)
             self._run_start_ns, self._run_samples = start_ns, 0
-            self.offset_ns = self._resampler.offset_ns
+            self._runs.append(_Run(self._resampler.next_index, rate, self._resampler.offset_ns))
         self._run_samples += len(samples)
-        index, output = self._resampler.push(samples)
-        self.ring.write(index, output)
-        if self.first_sample is None and len(output):
-            self.first_sample = index
+        self._write(*self._resampler.push(samples))
 
     def _end_run(self) -> None:
         if self._resampler is not None:
-            self.ring.write(*self._resampler.flush())
+            self._write(*self._resampler.flush())
             self._resampler = None
+
+    def _write(self, index: int, output: npt.NDArray[np.float64]) -> None:
+        self.ring.write(index, output)
+        if self.first_sample is None and len(output):
+            self.first_sample = index
+        # The second oldest run begins before what the ring holds: the oldest is not asked for any more.
+        held_from = (self.ring.end or 0) - self.ring.capacity
+        while len(self._runs) > 1 and self._runs[1].first <= held_from:
+            self._runs.popleft()
 
     def _real_runs(self, samples: npt.NDArray[np.generic], rate: float) -> list[tuple[int, int]]:
         """Index ranges of real samples; an open run also ends where the first sample is not real."""
         real = np.ones(len(samples), bool)
         if samples.dtype.kind == "f":
-            real = np.isfinite(samples)
+            real = np.asarray(np.abs(samples) <= _LARGEST)  # NaN is not
             self.counts.invalid_samples += int(len(real) - real.sum())
         flat = self._flat(samples, rate)
         self.counts.flat_samples += int(flat.sum())

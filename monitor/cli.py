@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import msgspec
 import typer
 
-from monitor.config import ConfigError, ModelSettings, Settings, read_settings
+from monitor.config import ConfigError, Settings, read_settings
 from monitor.formats import open_writer
 from monitor.model import Model, ModelError
 from monitor.output import OutputClosedError, OutputError, open_output

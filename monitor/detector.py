@@ -3,7 +3,7 @@
 Works on the model's outputs alone, step by step on the absolute grid; knows neither waveforms nor clocks.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
@@ -12,6 +12,9 @@ import numpy.typing as npt
 
 F32 = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
+
+# An S is not looked for sooner after the P: three kilometres off, nearer than a network can tell the two apart.
+_LEAST_S_MINUS_P_S = 0.4
 
 
 class DetectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -27,6 +30,7 @@ class DetectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         look_back_s: How far before the trigger a P is looked for.
         split_probability: P probability that begins a new detection within one whose S has passed.
         min_split_s: Least time between the P arrivals of two detections.
+        min_split_before_s_s: The same while no S has been seen.
         max_duration_s: A detection is ended after this.
     """
 
@@ -40,6 +44,7 @@ class DetectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     look_back_s: float = 20.0
     split_probability: float = 0.6
     min_split_s: float = 3.0
+    min_split_before_s_s: float = 10.0
     max_duration_s: float = 180.0
 
     def __post_init__(self) -> None:
@@ -54,6 +59,7 @@ class DetectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
             "look_back_s": (0.0, 60.0),
             "split_probability": (0.0, 1.0),
             "min_split_s": (0.2, 120.0),
+            "min_split_before_s_s": (0.2, 120.0),
             "max_duration_s": (5.0, 3600.0),
         }
         for name, (low, high) in limits.items():
@@ -92,22 +98,6 @@ class Change:
     event: Event
 
 
-@dataclass(slots=True)
-class _Memory:
-    """The newest steps, as far back as a P may lie."""
-
-    depth: int
-    first: int = 0
-    scores: list[tuple[float, float, float, bool]] = field(default_factory=list)
-
-    def append(self, row: tuple[float, float, float, bool]) -> None:
-        self.scores.append(row)
-        if len(self.scores) > 2 * self.depth:
-            dropped = len(self.scores) - self.depth
-            del self.scores[:dropped]
-            self.first += dropped
-
-
 class Detector:
     """Follows one station.
 
@@ -125,7 +115,11 @@ class Detector:
         self.threshold_off = min(self.threshold_off, threshold)
         self._step_s = step_s
         self._confirm = max(1, self._steps(settings.confirm_s))
-        self._memory = _Memory(self._steps(settings.look_back_s) + self._confirm + 5)
+        # The newest outputs, as far back as a P may lie, those of the current push among them.
+        self._depth = self._steps(settings.look_back_s) + self._confirm + 5
+        self._first = 0
+        self._rows: F32 = np.zeros((0, 3), np.float32)
+        self._judged: Bool = np.zeros(0, bool)
         self._next: int | None = None
         self._rising = 0
         self._event: Event | None = None
@@ -149,17 +143,29 @@ class Detector:
             What became known, in order.
         """
         changes: list[Change] = []
-        if self._next is not None and first_step != self._next:
+        if first_step != self._next:
             changes += self.finish()
-        if self._next is None or first_step != self._next:
-            self._memory.scores.clear()
-            self._memory.first = first_step
+            self._rows, self._judged = self._rows[:0], self._judged[:0]
             self._rising = 0
-        rows = np.where(judged[:, None], probabilities, np.float32(0)).tolist()
-        for offset, ((event, p, s), ok) in enumerate(zip(rows, judged.tolist(), strict=True)):
-            self._memory.append((event, p, s, ok))
-            self._step(first_step + offset, event, p, s, ok, changes)
-        self._next = first_step + len(rows)
+        held = min(len(self._rows), self._depth)
+        new = np.where(judged[:, None], probabilities, np.float32(0))
+        self._rows = np.concatenate((self._rows[len(self._rows) - held :], new))
+        self._judged = np.concatenate((self._judged[len(self._judged) - held :], judged))
+        self._first = first_step - held
+        high = np.flatnonzero(new[:, 0] >= self.threshold)
+        offset = 0
+        while offset < len(new):
+            if self._event is None:
+                # Nothing is going on: on to where something may be.
+                at = int(np.searchsorted(high, offset))
+                following = int(high[at]) if at < len(high) else len(new)
+                if following > offset:
+                    self._rising, offset = 0, following
+                    continue
+            event, p, s = new[offset].tolist()
+            self._step(first_step + offset, event, p, s, bool(judged[offset]), changes)
+            offset += 1
+        self._next = first_step + len(new)
         return changes
 
     def finish(self) -> list[Change]:
@@ -176,9 +182,9 @@ class Detector:
             return
         event = self._event
         since_p = (step - event.onset_step) * self._step_s
-        if self._is_next_earthquake(step, p, since_p):
+        if self._is_next_earthquake(step, since_p):
             changes.append(self._end(step - 1))
-            self._rising = self._confirm
+            self._taken_until = step - 1  # the peak itself is the next one's
             changes.append(self._begin(step, new_p=True))
             return
         event.steps_judged += judged
@@ -189,7 +195,9 @@ class Detector:
         if p > event.p_probability and (step - event.trigger_step) * self._step_s <= 1.0:
             changed = event.p_step is not None and step != event.p_step
             event.p_step, event.p_probability = step, p
-        elif s > max(event.s_probability, self.settings.s_probability) and since_p >= 0.4:
+            if event.s_step is not None and (event.s_step - step) * self._step_s < _LEAST_S_MINUS_P_S:
+                event.s_step, event.s_probability = None, 0.0
+        elif s > max(event.s_probability, self.settings.s_probability) and since_p >= _LEAST_S_MINUS_P_S:
             event.s_step, event.s_probability = step, s
         if event.s_step is not None and step - event.s_step == self._steps(0.6) and not self._told_s:
             self._told_s = changed = True
@@ -203,48 +211,53 @@ class Detector:
         elif changed:
             changes.append(Change("update", step, replace(event)))
 
-    def _is_next_earthquake(self, step: int, p: float, since_p: float) -> bool:
+    def _is_next_earthquake(self, step: int, since_p: float) -> bool:
         event = self._event
         assert event is not None
-        if p < self.settings.split_probability or since_p < self.settings.min_split_s:
+        # Until an S was seen, what looks like another P may be it: on a vertical alone they are much alike.
+        least = self.settings.min_split_s if event.s_step is not None else self.settings.min_split_before_s_s
+        if since_p - self._step_s < least:
             return False
         if event.s_step is not None and (step - event.s_step) * self._step_s < 1.0:
             return False
         # At the peak of the P probability, once: the step before was the highest of its surroundings.
-        rows = self._memory.scores[-4:]
-        return len(rows) == 4 and rows[-1][1] <= rows[-2][1] and rows[-2][1] > max(rows[0][1], rows[1][1])
+        at = step - self._first
+        if at < 3:
+            return False
+        before, early, peak, now = self._rows[at - 3 : at + 1, 1].tolist()
+        return bool(peak >= self.settings.split_probability and now <= peak and peak > max(before, early))
 
     def _begin(self, step: int, *, new_p: bool = False) -> Change:
-        memory, settings = self._memory, self.settings
-        first = step - self._rising + 1
-        if new_p:
-            first = step - 1
+        settings = self.settings
+        # Not further than a live monitor remembers, though a replay's batch holds more.
+        earliest = max(self._first, self._taken_until, step - self._depth)
+        first = step - 1 if new_p else step - self._rising + 1
         # Back along the rise, down to the off threshold.
-        while first - 1 >= max(memory.first, self._taken_until) and not new_p:
-            row = memory.scores[first - 1 - memory.first]
-            if not row[3] or row[0] < self.threshold_off:
-                break
+        while not new_p and first > earliest and self._rows[first - 1 - self._first, 0] >= self.threshold_off:
             first -= 1
         event = Event(trigger_step=step, first_step=first, last_active_step=step)
-        earliest = max(memory.first, self._taken_until, first - self._steps(settings.look_back_s))
+        earliest = max(earliest, first - self._steps(settings.look_back_s))
         near = max(earliest, first - self._steps(2.0))
         for begin, least in ((near, settings.p_probability), (earliest, max(settings.p_probability, 0.5))):
-            rows = memory.scores[begin - memory.first : step + 1 - memory.first]
-            best = max(range(len(rows)), key=lambda i: rows[i][1], default=None)
-            if best is not None and rows[best][1] >= least:
-                event.p_step, event.p_probability = begin + best, rows[best][1]
+            p = self._since(begin, step)[:, 1]
+            best = int(np.argmax(p))
+            if p[best] >= least:
+                event.p_step, event.p_probability = begin + best, float(p[best])
                 break
-        for row in memory.scores[first - memory.first : step + 1 - memory.first]:
-            event.peak = max(event.peak, row[0])
-            event.steps_above += row[0] >= self.threshold
-            event.steps_judged += row[3]
-        since = event.onset_step + self._steps(0.4)
-        for index in range(max(since, memory.first), step + 1):
-            s = memory.scores[index - memory.first][2]
-            if s > max(event.s_probability, settings.s_probability):
-                event.s_step, event.s_probability = index, s
+        score = self._since(first, step)[:, 0]
+        event.peak = float(score.max())
+        event.steps_above = int((score >= self.threshold).sum())
+        event.steps_judged = int(self._judged[first - self._first : step + 1 - self._first].sum())
+        since = max(event.onset_step + self._steps(_LEAST_S_MINUS_P_S), self._first)
+        s = self._since(since, step)[:, 2]
+        if len(s) and s.max() > settings.s_probability:
+            event.s_step, event.s_probability = since + int(np.argmax(s)), float(s.max())
         self._event, self._quiet, self._told_s = event, 0, event.s_step is not None
         return Change("new", step, replace(event))
+
+    def _since(self, first: int, step: int) -> F32:
+        """The outputs from `first` to `step`, both included."""
+        return self._rows[first - self._first : step + 1 - self._first]
 
     def _end(self, step: int) -> Change:
         event = self._event

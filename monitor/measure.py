@@ -1,5 +1,6 @@
 """What a detection's waveform shows: onset to the sample, signal-to-noise ratio, peak, dominant frequency."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,13 +60,13 @@ def measure(
         The measurement; None if no channel holds samples there.
     """
     rate = params.sampling_rate
-    vertical = next((row for row in rows if row is not None and _has_data(row, onset_sample, rate)), None)
+    vertical = next((row for row in rows if row is not None and _has_data(row, onset_sample, until, rate)), None)
     if vertical is None:
         return None
     onset, uncertainty = _refined(vertical, params, onset_sample, until, _P_SIGMA_S)
     s_ns = None
     if s_sample is not None:
-        horizontals = [row for row in rows[1:] if row is not None and _has_data(row, s_sample, rate)]
+        horizontals = [row for row in rows[1:] if row is not None and _has_data(row, s_sample, until, rate)]
         s_channel = horizontals[0] if horizontals else vertical
         s_onset, _ = _refined(s_channel, params, s_sample, until, _S_SIGMA_S)
         s_ns = max(_time_ns(s_channel, s_onset, rate), _time_ns(vertical, onset, rate))
@@ -92,11 +93,11 @@ def measure(
 
 
 def _time_ns(channel: Channel, sample: float, rate: int) -> int:
-    return round(sample * NS_PER_SECOND / rate) + channel.offset_ns
+    return round(sample * NS_PER_SECOND / rate) + channel.offset_ns(math.floor(sample))
 
 
-def _has_data(channel: Channel, sample: int, rate: int) -> bool:
-    _, valid = channel.ring.read(sample - rate // 2, sample + rate // 2)
+def _has_data(channel: Channel, sample: int, until: int, rate: int) -> bool:
+    _, valid = channel.ring.read(sample - rate // 2, max(sample - rate // 2, min(sample + rate // 2, until)))
     return bool(valid.any())
 
 
@@ -122,7 +123,8 @@ def _signal_to_noise(channel: Channel, params: SpectrogramParams, onset: int, un
         channel, params, onset - round((_NOISE_S + _NOISE_GUARD_S) * rate), onset - round(_NOISE_GUARD_S * rate)
     )
     signal = _mean_power(channel, params, onset - params.nperseg // 4, min(onset + round(_SIGNAL_S * rate), until))
-    usable = params.usable_bins(channel.recording_rate or rate)
+    recorded_at = channel.rates(onset, onset + 1)
+    usable = params.usable_bins(recorded_at[0][2] if recorded_at else rate)
     if signal is None:
         return None, 0.0
     # The frames are of the difference: divided by its response, the power is that of the samples.

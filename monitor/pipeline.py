@@ -184,7 +184,8 @@ class StationPipeline:
         if self._frame is None or stop - self._frame < at_least:
             return []
         detections: list[Detection] = []
-        while self._frame < stop:
+        # What does not fill a batch waits for the next call, unless it was asked for.
+        while stop - self._frame >= at_least:
             end = min(stop, self._frame + self._batch)
             frames, judged = self._frames(self._frame, end)
             self._frame = end
@@ -220,8 +221,9 @@ class StationPipeline:
             samples, valid = channel.ring.read(start, end)
             if valid.any():
                 plane, judged[:, row] = background.push(power_db(samples, params), complete_frames(valid, params))
-                if channel.recording_rate is not None:
-                    plane[:, ~params.usable_bins(channel.recording_rate)] = 0.0
+                for begin, end_, rate in channel.rates(first * params.hop, stop * params.hop):
+                    rows = slice(-(-begin // params.hop) - first, -(-end_ // params.hop) - first)
+                    plane[rows, ~params.usable_bins(rate)] = 0.0
                 frames[:, :, row] = plane
             else:
                 background.push(np.zeros((stop - first, params.n_freq), np.float32), judged[:, row])
@@ -241,7 +243,7 @@ class StationPipeline:
         begin = self._next_last - metadata.context_frames - held_from
         window = self._held[begin : begin + self._model.frames_for(n)]
         spoken = self._next_last - metadata.look_ahead_frames - held_from + np.arange(n) * self._stride
-        real = self._held_judged[spoken].any(axis=1)
+        real: Bool = np.asarray(self._held_judged[spoken].any(axis=1))
         probabilities = np.zeros((n, 3), np.float32)
         if self._held_judged[begin : begin + len(window)].any():
             output = self._model.probabilities(self._model.run(window))

@@ -77,6 +77,11 @@ class Resampler:
         return self._half / self._rate
 
     @property
+    def rate(self) -> float:
+        """The rate at which input samples are taken to follow each other, Hz."""
+        return self._rate
+
+    @property
     def next_index(self) -> int:
         """Absolute index of the next output sample."""
         return self._next
@@ -155,7 +160,7 @@ class Resampler:
         result = np.zeros(len(whole))
         step = int(start[1] - start[0]) if len(start) > 1 else 1
         # With a whole-number ratio both phase and step are constant: slices instead of look-ups, the same sums.
-        regular = len(start) > 0 and bool((phase == phase[0]).all()) and bool((np.diff(start) == step).all())
+        regular = len(start) > 0 and step > 0 and bool((phase == phase[0]).all() and (np.diff(start) == step).all())
         for tap, weights in enumerate(self._weights):
             if regular:
                 at = int(start[0]) + tap

@@ -47,6 +47,8 @@ class RingBuffer:
         Returns:
             Number of samples dropped as overlap.
         """
+        if not len(samples):
+            return 0
         if self._end is None:
             self._end = index
         overlap = min(max(0, self._end - index), len(samples))

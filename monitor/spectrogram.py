@@ -17,6 +17,10 @@ Bool = npt.NDArray[np.bool_]
 
 # Below any real recording (1e-12 m/s of noise gives about 1e-24) and above the smallest normal float32.
 _POWER_FLOOR = np.float32(1e-36)
+# A recording whose header says 99.999 Hz is one of 100 Hz (libmseed's default tolerance of rates).
+_RATE_TOLERANCE = 1e-4
+# As many as fit into a processor's cache; each frame is computed alone.
+_FRAMES_AT_ONCE = 256
 _DB_PER_NEPER = np.float32(10.0 / np.log(10.0))
 
 
@@ -94,7 +98,7 @@ class SpectrogramParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     @property
     def frequencies_hz(self) -> F64:
         """Centre of each bin, Hz [shape=(n_freq,), dtype=float64]."""
-        return np.arange(self.first_bin, self.last_bin + 1) * (self.sampling_rate / self.nperseg)
+        return np.arange(self.first_bin, self.last_bin + 1, dtype=np.float64) * (self.sampling_rate / self.nperseg)
 
     def first_sample(self, frame: int) -> int:
         """Absolute index of the first sample that frame `frame` needs."""
@@ -110,14 +114,15 @@ class SpectrogramParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
     def usable_bins(self, recording_rate: float) -> Bool:
         """Which bins a recording sampled at `recording_rate` Hz can fill [shape=(n_freq,), dtype=bool]."""
-        if recording_rate >= self.sampling_rate:
+        if recording_rate >= self.sampling_rate * (1 - _RATE_TOLERANCE):
             return np.ones(self.n_freq, bool)
-        return self.frequencies_hz <= self.guard * recording_rate / 2
+        return np.asarray(self.frequencies_hz <= self.guard * recording_rate / 2)
 
 
 @lru_cache(maxsize=8)
 def _hann(nperseg: int) -> F64:
-    return 0.5 - 0.5 * np.cos(np.arange(nperseg) * (2 * np.pi / nperseg))
+    window: F64 = 0.5 - 0.5 * np.cos(np.arange(nperseg) * (2 * np.pi / nperseg))
+    return window
 
 
 def power_db(samples: npt.ArrayLike, params: SpectrogramParams) -> F32:
@@ -135,9 +140,14 @@ def power_db(samples: npt.ArrayLike, params: SpectrogramParams) -> F32:
     if len(difference) < params.nperseg:
         return np.empty((0, params.n_freq), np.float32)
     frames = np.lib.stride_tricks.sliding_window_view(difference, params.nperseg)[:: params.hop]
-    spectrum = np.fft.rfft(frames * _hann(params.nperseg), axis=1)[:, params.first_bin : params.last_bin + 1]
-    power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
-    result: F32 = np.log(np.maximum(power, _POWER_FLOOR)) * _DB_PER_NEPER
+    result = np.empty((len(frames), params.n_freq), np.float32)
+    for first in range(0, len(frames), _FRAMES_AT_ONCE):
+        block = slice(first, first + _FRAMES_AT_ONCE)
+        spectrum = np.fft.rfft(frames[block] * _hann(params.nperseg), axis=1)
+        spectrum = spectrum[:, params.first_bin : params.last_bin + 1]
+        power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
+        np.log(np.maximum(power, _POWER_FLOOR, out=power), out=result[block])
+    result *= _DB_PER_NEPER
     return result
 
 
@@ -224,7 +234,8 @@ class Background:
         total = np.zeros((n_full, params.n_freq), np.float32)
         for k in range(params.block):
             total += blocks[:, k]
-        return total / np.float32(params.block), block_ok.all(axis=1), ~block_ok.any(axis=1)
+        complete, empty = np.asarray(block_ok.all(axis=1)), np.asarray(~block_ok.any(axis=1))
+        return total / np.float32(params.block), complete, empty
 
     def _backgrounds(self, means: F32, complete: Bool, empty: Bool) -> tuple[F32, Bool]:
         """Background of the block in progress before this push and of each that this push begins."""
@@ -236,15 +247,20 @@ class Background:
             return background, enough
         all_means = np.concatenate((self._means, means))[1:]
         all_complete = np.concatenate((self._complete, complete))[1:]
-        # A block counts for those that come before the next empty one.
-        epoch = np.cumsum(np.concatenate((np.zeros(len(self._complete), bool), empty))[1:])
-        current = epoch[len(self._complete) - 1 :]
         n = len(means)
         total = np.zeros((n, params.n_freq), np.float32)
         count = np.zeros(n, np.int64)
+        used = np.where(all_complete[:, None], all_means, np.float32(0))
+        # A block counts for those that come before the next empty one.
+        epoch = np.cumsum(np.concatenate((np.zeros(len(self._complete), bool), empty))[1:])
+        current = epoch[len(self._complete) - 1 :]
         for k in range(params.background_blocks):
-            use = all_complete[k : k + n] & (epoch[k : k + n] == current)
-            total += np.where(use[:, None], all_means[k : k + n], np.float32(0))
+            if empty.any():
+                use = all_complete[k : k + n] & (epoch[k : k + n] == current)
+                total += np.where(use[:, None], all_means[k : k + n], np.float32(0))
+            else:
+                use = all_complete[k : k + n]
+                total += used[k : k + n]
             count += use
         background[1:] = total / np.maximum(count, 1).astype(np.float32)[:, None]
         enough[1:] = count >= params.min_blocks

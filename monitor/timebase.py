@@ -12,8 +12,9 @@ NS_PER_SECOND = 1_000_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ISO = re.compile(
     r"(?P<date>\d{4}-\d{2}-\d{2}|\d{4}-\d{3})"
-    r"(?:[T ,](?P<hms>\d{2}:\d{2}(?::\d{2})?)(?:\.(?P<fraction>\d{1,9}))?)?"
-    r"(?P<zone>Z|[+-]\d{2}:?\d{2})?",
+    r"(?:[T ,](?P<hm>\d{2}:\d{2})(?::(?P<second>\d{2})(?:\.(?P<fraction>\d{1,9}))?)?)?"
+    r"(?P<zone>Z|[+-](?:[01]\d|2[0-3]):?[0-5]\d)?",
+    re.ASCII,
 )
 
 
@@ -33,21 +34,25 @@ def parse_time(text: str) -> int:
     match = _ISO.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"not a time: {text!r}; expected ISO 8601 such as 2010-05-27T16:24:33.5Z")
-    date, hms = match["date"], match["hms"] or "00:00:00"
-    if hms.count(":") == 1:
-        hms += ":00"
+    date, hms = match["date"], f"{match['hm'] or '00:00'}:{match['second'] or '00'}"
     layout = "%Y-%j %H:%M:%S" if len(date) == 8 else "%Y-%m-%d %H:%M:%S"
     try:
         moment = datetime.strptime(f"{date} {hms}", layout).replace(tzinfo=UTC)
-    except ValueError as error:
+        if f"{moment.year:04d}" != date[:4]:  # what strptime makes of day 366 of a common year
+            raise ValueError(f"{date[:4]} has no day {date[5:]}")
+        moment -= _offset(match["zone"])
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"not a time: {text!r}; {error}") from error
-    zone = match["zone"]
-    if zone and zone != "Z":
-        digits = zone[1:].replace(":", "")
-        offset = timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))
-        moment -= offset if zone[0] == "+" else -offset
     seconds = (moment - _EPOCH) // timedelta(seconds=1)
     return seconds * NS_PER_SECOND + int((match["fraction"] or "0").ljust(9, "0"))
+
+
+def _offset(zone: str | None) -> timedelta:
+    if zone is None or zone == "Z":
+        return timedelta(0)
+    digits = zone[1:].replace(":", "")
+    offset = timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))
+    return offset if zone[0] == "+" else -offset
 
 
 def format_time(time_ns: int, *, digits: int = 6) -> str:

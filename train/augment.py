@@ -214,7 +214,8 @@ class ExampleMaker:
         spoken = np.arange(0, self.n_frames, output_stride(self._settings)) + (
             output_stride(self._settings) - 1 - look_ahead_frames(self._settings)
         )
-        weight[~judged.any(axis=1)[np.clip(spoken, 0, self.n_frames - 1)]] = 0.0
+        heard = np.asarray(judged.any(axis=1))
+        weight[~heard[np.clip(spoken, 0, self.n_frames - 1)]] = 0.0
         return Example(frames, target, weight)
 
     def _pick(self, rng: Rng, pool: str) -> int:
@@ -356,7 +357,7 @@ def _spectral(crop: Crop, response: F64) -> None:
 
 
 def _frequencies(crop: Crop) -> F64:
-    return np.fft.rfftfreq(crop.wave.shape[1], 1 / _RATE)
+    return np.fft.rfftfreq(crop.wave.shape[1], 1 / _RATE).astype(np.float64)
 
 
 def _low_pass(crop: Crop, corner_hz: float, *, order: int) -> None:

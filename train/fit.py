@@ -1,11 +1,12 @@
 """The `fit` step: examples in, a float Keras model out."""
 
+import contextlib
 import json
 import math
 import multiprocessing
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ F32 = npt.NDArray[np.float32]
 Batch = tuple[npt.NDArray[np.float16], F32, F32]
 
 _QUEUED_BATCHES = 8
+# Three times what the running statistics of a momentum of 0.97 remember.
+_STATISTICS_BATCHES = 100
 
 
 def make_batch(maker: ExampleMaker, settings: Settings, rng: np.random.Generator) -> Batch:
@@ -69,7 +72,7 @@ def _produce(
         out.put(make_batch(maker, settings, rng))
 
 
-def batches(store: Store, settings: Settings, hard: list[tuple[int, int]]) -> Iterator[Batch]:
+def batches(store: Store, settings: Settings, hard: list[tuple[int, int]]) -> Generator[Batch, None, None]:
     """Give batches without end, made by `settings.fit.workers` processes, in a fixed order."""
     context = multiprocessing.get_context("spawn")
     queues: list[Any] = [context.Queue(_QUEUED_BATCHES) for _ in range(settings.fit.workers)]
@@ -147,7 +150,7 @@ def fit(
     averaged = [tf.Variable(v, trainable=False) for v in model.trainable_variables]
     label_weights = tf.constant(settings.fit.loss_weights[: model.output_shape[-1]], tf.float32)
 
-    @tf.function(jit_compile=False, reduce_retracing=True)
+    @tf.function(jit_compile=False, reduce_retracing=True)  # type: ignore[untyped-decorator]
     def step(x: Any, y: Any, w: Any, decay: Any) -> Any:
         with tf.GradientTape() as tape:
             logits = tf.reshape(model(tf.cast(x, tf.float32), training=True), tf.shape(y))
@@ -162,34 +165,41 @@ def fit(
             mean.assign(decay * mean + (1 - decay) * variable)
         return per_label
 
+    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+    def look(x: Any) -> Any:
+        return model(tf.cast(x, tf.float32), training=True)
+
     out.mkdir(parents=True, exist_ok=True)
     history: list[dict[str, float]] = []
     smooth: F32 | None = None
     told = time.monotonic()
-    source = batches(store, settings, hard_negatives or [])
-    for number in range(settings.fit.steps):
-        x, y, w = next(source)
-        optimizer.learning_rate.assign(learning_rate(number, settings))
-        # Polyak averaging; short at first so that the beginning is forgotten.
-        decay = min(0.998, (1 + number) / (10 + number))
-        losses = step(tf.constant(x), tf.constant(y), tf.constant(w), tf.constant(decay, tf.float32)).numpy()
-        smooth = losses if smooth is None else 0.98 * smooth + 0.02 * losses
-        if not np.isfinite(smooth).all():
-            raise RuntimeError(f"the loss is no longer finite at step {number}; a lower learning_rate may help")
-        now = time.monotonic()
-        if report is not None and (now - told > 1.0 or number + 1 == settings.fit.steps):
-            told = now
-            report(number + 1, dict(zip(("earthquake", "p", "s"), map(float, smooth), strict=False)))
-        if number % 100 == 99:
-            history.append({"step": number + 1, **{f"loss_{i}": float(v) for i, v in enumerate(smooth)}})
-        if number % 1000 == 999 or number + 1 == settings.fit.steps:
-            current = [v.numpy() for v in model.trainable_variables]
-            for variable, mean in zip(model.trainable_variables, averaged, strict=True):
-                variable.assign(mean)
-            model.save(out / "model.keras")
-            if number + 1 < settings.fit.steps:
-                for variable, value in zip(model.trainable_variables, current, strict=True):
-                    variable.assign(value)
-    source.close()  # type: ignore[attr-defined]
+    with contextlib.closing(batches(store, settings, hard_negatives or [])) as source:
+        for number in range(settings.fit.steps):
+            x, y, w = next(source)
+            optimizer.learning_rate.assign(learning_rate(number, settings))
+            # Polyak averaging; short at first so that the beginning is forgotten.
+            decay = min(0.998, (1 + number) / (10 + number))
+            losses = step(tf.constant(x), tf.constant(y), tf.constant(w), tf.constant(decay, tf.float32)).numpy()
+            smooth = losses if smooth is None else 0.98 * smooth + 0.02 * losses
+            if not np.isfinite(smooth).all():
+                raise RuntimeError(f"the loss is no longer finite at step {number}; a lower learning_rate may help")
+            now = time.monotonic()
+            if report is not None and (now - told > 1.0 or number + 1 == settings.fit.steps):
+                told = now
+                report(number + 1, dict(zip(("earthquake", "p", "s"), map(float, smooth), strict=False)))
+            if number % 100 == 99:
+                history.append({"step": number + 1, **{f"loss_{i}": float(v) for i, v in enumerate(smooth)}})
+            if number % 1000 == 999 or number + 1 == settings.fit.steps:
+                current = [v.numpy() for v in model.trainable_variables]
+                for variable, mean in zip(model.trainable_variables, averaged, strict=True):
+                    variable.assign(mean)
+                if number + 1 == settings.fit.steps and settings.network.name == "stream":
+                    # The normalisation's running statistics are those of the last weights, not of their average.
+                    for _ in range(min(_STATISTICS_BATCHES, settings.fit.steps)):
+                        look(tf.constant(next(source)[0]))
+                model.save(out / "model.keras")
+                if number + 1 < settings.fit.steps:
+                    for variable, value in zip(model.trainable_variables, current, strict=True):
+                        variable.assign(value)
     (out / "history.json").write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
     return out / "model.keras"

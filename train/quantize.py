@@ -1,6 +1,6 @@
 """The `quantize` step: float Keras model -> int8 TFLite with its metadata."""
 
-import datetime
+import datetime as dt
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,4 +123,4 @@ def _flatbuffer_length(content: bytes) -> int:
 
 def today() -> str:
     """The date of a run, ISO 8601."""
-    return datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    return dt.datetime.now(tz=dt.UTC).date().isoformat()

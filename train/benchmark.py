@@ -1,0 +1,437 @@
+"""The `benchmark` step: the detectors along continuous data, recall against false alarms per station-hour.
+
+Every trace of the chosen ones goes through the station's pipeline once for each model; what the network said is kept,
+and the monitor's own detector runs over it at every threshold. The rules that tell right from wrong are in
+`train.truth`. Onsets and delays are those of whole runs of the pipeline at the shipped threshold, the refinement on
+the waveform included.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from monitor.detector import DetectorSettings
+from monitor.model import Calibration, Model
+from train.dataset import Store
+from train.evaluate import SNR_BINS_DB
+from train.outputs import F32, Found, Progress, TraceOutputs, detect, publish
+from train.stalta import StaLta, triggers
+from train.traceinfo import RATE_HZ, TraceInfo
+from train.truth import LabelledP, demanded, judge, noise_samples
+
+F64 = npt.NDArray[np.float64]
+
+MODEL_THRESHOLDS: tuple[float, ...] = tuple(round(float(1 / (1 + np.exp(-x))), 6) for x in np.arange(-3.0, 8.01, 0.25))
+RATIO_THRESHOLDS: tuple[float, ...] = tuple(round(float(1.1 * 1.12**k), 3) for k in range(48))
+SHIPPED_RATE = 0.1
+"""False alarms per station-hour on dev noise that the default threshold stands for."""
+RATES = (1.0, 0.1)
+"""False alarms per station-hour at which recall is stated."""
+LEAST_THRESHOLD = 0.5
+HIGHEST_THRESHOLD = 0.995
+_REPLICATES = 400
+_INTERVAL = (5, 95)
+_ONSET_WITHIN_S = (0.1, 0.3, 0.5)
+
+Detect = Callable[[int, float], list[Found]]
+"""Trace index and threshold -> detections."""
+
+
+@dataclass(slots=True)
+class Curve:
+    """What one detector did at each threshold.
+
+    Attributes:
+        name: The detector.
+        thresholds: Ascending [n].
+        stations: Names [k].
+        hits: Picked P arrivals [shape=(k, n)].
+        found: Found ones, by the looser rule [shape=(k, n)].
+        false: False alarms on noise and continuous traces [shape=(k, n)].
+        wanted: P arrivals that count [shape=(k,)].
+        hours: Noise time [shape=(k,)].
+        picked: For each threshold, for each P in the order of `Task.wanted`, whether it was picked.
+    """
+
+    name: str
+    thresholds: F64
+    stations: list[str]
+    hits: F64
+    found: F64
+    false: F64
+    wanted: F64
+    hours: F64
+    picked: list[list[bool]] = field(default_factory=list)
+
+    def rates(self, replicate: npt.NDArray[np.int64] | None = None) -> F64:
+        """False alarms per hour of noise, never rising with the threshold [shape=(n,)]."""
+        chosen = slice(None) if replicate is None else replicate
+        rates = self.false[chosen].sum(axis=0) / max(float(self.hours[chosen].sum()), 1e-9)
+        return np.asarray(np.maximum.accumulate(rates[::-1])[::-1])
+
+    def recalls(self, replicate: npt.NDArray[np.int64] | None = None) -> F64:
+        """Share of the P arrivals that are picked [shape=(n,)]."""
+        chosen = slice(None) if replicate is None else replicate
+        return np.asarray(self.hits[chosen].sum(axis=0) / max(float(self.wanted[chosen].sum()), 1.0))
+
+    def threshold_at(self, rate: float, replicate: npt.NDArray[np.int64] | None = None) -> float:
+        """Position among the thresholds (a fraction lies between two) of the smallest with at most this rate."""
+        rates = self.rates(replicate)
+        below = int(np.argmax(rates <= rate)) if (rates <= rate).any() else len(rates) - 1
+        if below == 0 or rates[below] > rate:
+            return float(below)
+        upper, lower = rates[below - 1], rates[below]
+        return below - float((rate - lower) / (upper - lower))
+
+    def recall_at(self, rate: float, replicate: npt.NDArray[np.int64] | None = None) -> float:
+        """Recall at a rate of false alarms."""
+        recalls = self.recalls(replicate)
+        return float(np.interp(self.threshold_at(rate, replicate), np.arange(len(recalls)), recalls))
+
+    def threshold_value(self, rate: float) -> float:
+        """The threshold at a rate of false alarms, interpolated on the scale that the thresholds are even on."""
+        position = self.threshold_at(rate)
+        low, high = int(np.floor(position)), int(np.ceil(position))
+        a, b = self.thresholds[low], self.thresholds[high]
+        share = position - low
+        if b < 1:
+            odds = (1 - share) * np.log(a / (1 - a)) + share * np.log(b / (1 - b))
+            return float(1 / (1 + np.exp(-odds)))
+        return float(a ** (1 - share) * b**share)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is benchmarked on.
+
+    Attributes:
+        store: The recordings.
+        indices: Traces.
+        wanted: By trace, the P arrivals that count.
+        noise_hours: By trace, the time in which a detection is a false alarm; 0 for `event` traces, which were chosen
+            for their earthquakes.
+    """
+
+    store: Store
+    indices: list[int]
+    wanted: dict[int, list[LabelledP]]
+    noise_hours: dict[int, float]
+
+    @property
+    def all_wanted(self) -> list[LabelledP]:
+        """All P arrivals that count, trace by trace."""
+        return [want for index in self.indices for want in self.wanted[index]]
+
+    def info(self, index: int) -> TraceInfo:
+        """What is known about a trace."""
+        return self.store.traces[index]
+
+
+def make_task(store: Store, indices: Sequence[int]) -> Task:
+    """Collect the labels of traces."""
+    chosen = [i for i in indices if store.traces[i].kind != "other"]
+    return Task(
+        store=store,
+        indices=chosen,
+        wanted={i: demanded(store, i) for i in chosen},
+        noise_hours={
+            i: 0.0 if store.traces[i].kind == "event" else float(noise_samples(store.traces[i]).sum()) / RATE_HZ / 3600
+            for i in chosen
+        },
+    )
+
+
+def run_curve(
+    task: Task, name: str, detect_at: Detect, thresholds: Sequence[float], *, progress: Progress | None = None
+) -> Curve:
+    """Run a detector at every threshold."""
+    stations = sorted({task.info(i).station for i in task.indices})
+    row = {station: k for k, station in enumerate(stations)}
+    shape = (len(stations), len(thresholds))
+    curve = Curve(
+        name=name,
+        thresholds=np.asarray(thresholds, np.float64),
+        stations=stations,
+        hits=np.zeros(shape),
+        found=np.zeros(shape),
+        false=np.zeros(shape),
+        wanted=np.zeros(len(stations)),
+        hours=np.zeros(len(stations)),
+    )
+    for index in task.indices:
+        curve.wanted[row[task.info(index).station]] += len(task.wanted[index])
+        curve.hours[row[task.info(index).station]] += task.noise_hours[index]
+    for column, threshold in enumerate(thresholds):
+        picked: list[bool] = []
+        for index in task.indices:
+            info = task.info(index)
+            verdict = judge(info, task.wanted[index], detect_at(index, threshold))
+            k = row[info.station]
+            hit = [j is not None for j in verdict.picked]
+            picked += hit
+            curve.hits[k, column] += sum(hit)
+            curve.found[k, column] += sum(verdict.found)
+            if info.kind != "event":
+                curve.false[k, column] += len(verdict.false)
+        curve.picked.append(picked)
+        if progress is not None:
+            progress(column + 1, len(thresholds))
+    return curve
+
+
+def model_detect(outputs: Mapping[int, TraceOutputs], settings: DetectorSettings) -> Detect:
+    """The monitor's detector on kept outputs."""
+
+    def at(index: int, threshold: float) -> list[Found]:
+        return detect(outputs[index], settings, threshold) if index in outputs else []
+
+    return at
+
+
+def ratio_detect(ratios: Mapping[int, F32], setting: StaLta) -> Detect:
+    """STA/LTA on kept ratios."""
+
+    def at(index: int, threshold: float) -> list[Found]:
+        return triggers(ratios[index], setting, threshold)
+
+    return at
+
+
+def shipped_threshold(curve: Curve) -> float:
+    """The smallest threshold with at most `SHIPPED_RATE` false alarms per station-hour, within sane limits."""
+    return round(min(max(curve.threshold_value(SHIPPED_RATE), LEAST_THRESHOLD), HIGHEST_THRESHOLD), 4)
+
+
+def calibration(curve: Curve) -> Calibration:
+    """False alarms per station-day at each threshold, as the model carries it."""
+    return Calibration(
+        thresholds=[float(t) for t in curve.thresholds],
+        false_alarms_per_day=[round(24 * float(rate), 4) for rate in curve.rates()],
+        station_hours=round(float(curve.hours.sum()), 2),
+    )
+
+
+def curve_figures(curve: Curve, at: Curve, task: Task, *, seed: int) -> dict[str, Any]:
+    """The figures of a curve, with 90 % intervals from resampling the stations.
+
+    Args:
+        curve: At all thresholds.
+        at: The same detector at one threshold, the one that it is used with.
+        task: What both were run on.
+        seed: Of the resampling.
+    """
+    rng = np.random.default_rng(seed)
+    replicates = [rng.integers(0, len(curve.stations), len(curve.stations)) for _ in range(_REPLICATES)]
+    # A replicate without earthquakes or without noise says nothing.
+    replicates = [r for r in replicates if curve.wanted[r].sum() > 0 and curve.hours[r].sum() > 0]
+
+    def interval(values: list[float]) -> list[float] | None:
+        return [round(float(v), 4) for v in np.percentile(values, _INTERVAL)] if values else None
+
+    figures: dict[str, Any] = {
+        "p_arrivals": int(curve.wanted.sum()),
+        "noise_hours": round(float(curve.hours.sum()), 2),
+        "stations": len(curve.stations),
+        "at_rate": {
+            f"{rate:g}": {
+                "recall": curve.recall_at(rate),
+                "interval_90": interval([curve.recall_at(rate, r) for r in replicates]),
+                "threshold": curve.threshold_value(rate),
+            }
+            for rate in RATES
+        },
+        "at_threshold": {
+            "threshold": float(at.thresholds[0]),
+            "recall": float(at.recalls()[0]),
+            "recall_interval_90": interval([float(at.recalls(r)[0]) for r in replicates]),
+            "event_found": float(at.found.sum() / max(at.wanted.sum(), 1)),
+            "false_alarms": int(at.false.sum()),
+            "false_alarms_per_hour": float(at.rates()[0]),
+            "false_alarms_per_hour_interval_90": interval([float(at.rates(r)[0]) for r in replicates]),
+        },
+        "curve": {
+            "thresholds": curve.thresholds.tolist(),
+            "recall": curve.recalls().round(4).tolist(),
+            "event_found": (curve.found.sum(axis=0) / max(curve.wanted.sum(), 1)).round(4).tolist(),
+            "false_alarms_per_hour": curve.rates().round(4).tolist(),
+        },
+    }
+    rate_columns = {f"{rate:g}": int(np.ceil(curve.threshold_at(rate))) for rate in RATES}
+    figures["by"] = {
+        label: {
+            group: {
+                "p_arrivals": len(members),
+                **{
+                    rate: float(np.mean([curve.picked[column][i] for i in members]))
+                    for rate, column in rate_columns.items()
+                },
+            }
+            for group, members in groups.items()
+        }
+        for label, groups in breakdown(task).items()
+    }
+    return figures
+
+
+def breakdown(task: Task) -> dict[str, dict[str, list[int]]]:
+    """Positions in `Task.all_wanted` by property and its value, such as by SNR."""
+    groups: dict[str, dict[str, list[int]]] = {}
+    for position, want in enumerate(task.all_wanted):
+        for label, value in _properties(want, task.info(want.index)).items():
+            groups.setdefault(label, {}).setdefault(value, []).append(position)
+    return {label: dict(sorted(members.items())) for label, members in groups.items()}
+
+
+def _properties(want: LabelledP, info: TraceInfo) -> dict[str, str]:
+    distance = None if want.s_sample is None else (want.s_sample - want.sample) / RATE_HZ
+    bins = ((3.0, "1: under 3 s"), (8.0, "2: 3 to 8 s"), (20.0, "3: 8 to 20 s"), (float("inf"), "4: over 20 s"))
+    label = next((p.label_source for p in info.picks if p.phase == "P" and p.sample == want.sample), info.label_source)
+    return {
+        "SNR": "not known"
+        if want.snr_db is None
+        else next(f"{k}: {name}" for k, (name, low, high) in enumerate(SNR_BINS_DB, 1) if low <= want.snr_db < high),
+        "S-P": "no S" if distance is None else next(name for limit, name in bins if distance < limit),
+        "instrument": info.instrument or "not known",
+        "components": "three" if all(info.components) else "vertical only" if info.components[0] else "others",
+        "bandwidth": "up to 25 Hz" if info.bandwidth_hz <= 25 else "over 25 Hz",
+        "labelled by": label,
+        "kind": info.kind,
+        "data set": info.dataset,
+    }
+
+
+def onset_figures(
+    task: Task,
+    model: Model,
+    settings: DetectorSettings,
+    raw: Detect,
+    threshold: float,
+    *,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Onset errors with and without the waveform refinement, and delays, at one threshold.
+
+    The delay is from the labelled P to the end of the samples that the first report of the detection needed.
+    """
+    refined: list[tuple[float, str]] = []
+    network: list[tuple[float, str]] = []
+    delays: list[float] = []
+    with_events = [i for i in task.indices if task.wanted[i]]
+    for done, index in enumerate(with_events):
+        info, wanted = task.info(index), task.wanted[index]
+        told = publish(task.store, index, model, settings, threshold)
+        verdict = judge(info, wanted, [t.found for t in told])
+        for want, j in zip(wanted, verdict.picked, strict=True):
+            if j is not None:
+                label = _properties(want, info)["labelled by"]
+                refined.append(((told[j].found.onset - want.sample) / RATE_HZ, label))
+                delays.append((told[j].decided - want.sample) / RATE_HZ)
+        found = raw(index, threshold)
+        verdict = judge(info, wanted, found)
+        network += [
+            ((found[j].onset - want.sample) / RATE_HZ, _properties(want, info)["labelled by"])
+            for want, j in zip(wanted, verdict.picked, strict=True)
+            if j is not None
+        ]
+        if progress is not None:
+            progress(done + 1, len(with_events))
+    figures: dict[str, Any] = {
+        "threshold": threshold,
+        "refined": _residuals([value for value, _ in refined]),
+        "network": _residuals([value for value, _ in network]),
+        "residuals_s": [round(value, 3) for value, _ in refined],
+        "network_residuals_s": [round(value, 3) for value, _ in network],
+        "by_label": {
+            label: {
+                "refined": _residuals([value for value, of in refined if of == label]),
+                "network": _residuals([value for value, of in network if of == label]),
+            }
+            for label in sorted({of for _, of in refined})
+        },
+    }
+    if delays:
+        names = ("p05", "median", "p90", "p95")
+        values = np.percentile(delays, (5, 50, 90, 95))
+        figures["delay_s"] = {name: round(float(v), 3) for name, v in zip(names, values, strict=True)}
+        figures["delays_s"] = [round(value, 3) for value in delays]
+    return figures
+
+
+def _residuals(seconds: Sequence[float]) -> dict[str, Any]:
+    values = np.asarray(seconds, np.float64)
+    if not len(values):
+        return {"picks": 0}
+    median = float(np.median(values))
+    return {
+        "picks": len(values),
+        "median_s": round(median, 4),
+        "mad_s": round(float(np.median(np.abs(values - median))), 4),
+        **{f"within_{limit:g}_s": round(float(np.mean(np.abs(values) <= limit)), 4) for limit in _ONSET_WITHIN_S},
+    }
+
+
+def parity(task: Task, one: Detect, other: Detect, threshold: float) -> dict[str, Any]:
+    """How many detections of two detectors at one threshold have no partner whose onset is within 0.5 s."""
+    total = alone = 0
+    for index in task.indices:
+        left, right = one(index, threshold), other(index, threshold)
+        for a, b in ((left, right), (right, left)):
+            total += len(a)
+            alone += sum(all(abs(d.onset - e.onset) > 0.5 * RATE_HZ for e in b) for d in a)
+    return {"detections": total, "without_partner": alone, "share": alone / total if total else 0.0}
+
+
+def false_alarms(task: Task, detect_at: Detect, threshold: float) -> list[tuple[int, int, float]]:
+    """Trace index, onset sample and score of each false alarm: what the next training may learn from."""
+    result = []
+    for index in task.indices:
+        if task.info(index).kind == "event":
+            continue
+        found = detect_at(index, threshold)
+        verdict = judge(task.info(index), task.wanted[index], found)
+        result += [(index, round(found[j].onset), found[j].score) for j in verdict.false]
+    return result
+
+
+def reliability(task: Task, outputs: Mapping[int, TraceOutputs], *, bins: int = 10) -> dict[str, Any]:
+    """How often it is an earthquake when the network says so, per frame; expected calibration error.
+
+    A frame is an earthquake from P to S and as long again at most 10 s (as it was trained), noise where
+    `train.truth` says noise; all others are left out. The mean is over frames of all traces alike.
+    """
+    said: list[F64] = []
+    true: list[F64] = []
+    for index, of_trace in outputs.items():
+        if index not in task.wanted:
+            continue
+        info, samples = task.info(index), of_trace.samples
+        within = (samples >= 0) & (samples < info.npts) & of_trace.judged
+        noise = noise_samples(info) if info.kind != "event" else np.zeros(info.npts, bool)
+        quake = np.zeros(info.npts, bool)
+        for p, s in info.events:
+            if p is not None:
+                end = p + 3 * RATE_HZ if s is None else s + max(1.5 * RATE_HZ, min(s - p, 10 * RATE_HZ))
+                quake[max(0, int(p + 0.1 * RATE_HZ)) : int(end)] = True
+        chosen = samples[within]
+        known = noise[chosen] | quake[chosen]
+        said.append(of_trace.probabilities[within, 0][known].astype(np.float64))
+        true.append(quake[chosen][known].astype(np.float64))
+    probability = np.concatenate(said) if said else np.zeros(0)
+    truth = np.concatenate(true) if true else np.zeros(0)
+    if not len(probability):
+        return {"frames": 0}
+    member = np.minimum((probability * bins).astype(int), bins - 1)
+    count = np.bincount(member, minlength=bins)
+    mean_said = np.bincount(member, probability, bins) / np.maximum(count, 1)
+    mean_true = np.bincount(member, truth, bins) / np.maximum(count, 1)
+    return {
+        "frames": len(probability),
+        "expected_calibration_error": round(float(np.sum(count * np.abs(mean_said - mean_true)) / len(truth)), 5),
+        "bins": [
+            {"frames": int(n), "said": round(float(a), 4), "true": round(float(b), 4)}
+            for n, a, b in zip(count, mean_said, mean_true, strict=True)
+        ],
+    }

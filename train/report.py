@@ -1,0 +1,256 @@
+"""What is published next to a model: the report (JSON) and the model card (Markdown)."""
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from monitor.model import Model
+
+_PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "numpy", "scipy")
+
+_RULES = """\
+A labelled P counts where there was data to judge it: 5 s into a run of samples or later, 2 s before its end or earlier.
+It is *picked* by the detection whose onset is nearest, within 1.5 s, and *found* if a detection overlaps P to S. A
+false alarm is a detection that picks nothing and touches neither a labelled earthquake or its coda nor an interval
+whose truth is unknown; false alarms are counted on continuous and noise recordings only and divided by the hours of
+them that are noise. Intervals in brackets hold 90 % of 400 resamplings of the stations."""
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Format a Markdown table; numbers are aligned to the right."""
+    lines = [f"| {' | '.join(header)} |", f"|{'|'.join('---' if i == 0 else '--:' for i in range(len(header)))}|"]
+    lines += [f"| {' | '.join(_text(cell) for cell in row)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _text(cell: object) -> str:
+    if cell is None:
+        return "–"
+    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)
+
+
+def _with_interval(value: float, interval: Sequence[float] | None) -> str:
+    return f"{value:.3f}" if interval is None else f"{value:.3f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+
+
+def evaluation_tables(evaluation: Mapping[str, Any]) -> str:
+    """The figures on windows as Markdown."""
+    detectors: Mapping[str, Any] = evaluation["detectors"]
+    keys = ("threshold", "accuracy", "precision", "recall", "f1", "roc_auc")
+    main = table(
+        ("detector", *keys, "TP", "FN", "FP", "TN"),
+        ([name, *(d[key] for key in keys), *d["confusion"].values()] for name, d in detectors.items()),
+    )
+    bins = list(next(iter(detectors.values()))["recall_by_snr"]) if detectors else []
+    counts = {b: next(iter(detectors.values()))["recall_by_snr"][b]["windows"] for b in bins}
+    by_snr = table(
+        ("recall", *(f"{b} ({counts[b]})" for b in bins if counts[b])),
+        ([name, *(d["recall_by_snr"][b]["recall"] for b in bins if counts[b])] for name, d in detectors.items()),
+    )
+    return f"{main}\n\n{by_snr}"
+
+
+def benchmark_tables(benchmark: Mapping[str, Any]) -> str:
+    """The figures on continuous data as Markdown."""
+    detectors: Mapping[str, Any] = benchmark["detectors"]
+    parts = [
+        table(
+            ("detector", "recall at 1 /h", "recall at 0.1 /h", "threshold", "recall", "found", "false alarms /h"),
+            (
+                [
+                    name,
+                    *(_with_interval(d["at_rate"][r]["recall"], d["at_rate"][r]["interval_90"]) for r in ("1", "0.1")),
+                    d["at_threshold"]["threshold"],
+                    _with_interval(d["at_threshold"]["recall"], d["at_threshold"]["recall_interval_90"]),
+                    d["at_threshold"]["event_found"],
+                    _with_interval(
+                        d["at_threshold"]["false_alarms_per_hour"],
+                        d["at_threshold"]["false_alarms_per_hour_interval_90"],
+                    ),
+                ]
+                for name, d in detectors.items()
+            ),
+        )
+    ]
+    first: Mapping[str, Any] = next(iter(detectors.values()))
+    for label, groups in first["by"].items():
+        parts.append(
+            table(
+                (f"recall at 1 / 0.1 /h by {label}", *(f"{g.split(': ')[-1]} ({groups[g]['p_arrivals']})" for g in groups)),
+                (
+                    [name, *(f"{d['by'][label][g]['1']:.2f} / {d['by'][label][g]['0.1']:.2f}" for g in groups)]
+                    for name, d in detectors.items()
+                ),
+            )
+        )
+    return "\n\n".join(parts)
+
+
+def onset_tables(benchmark: Mapping[str, Any]) -> str:
+    """Onset errors and delays as Markdown."""
+    onsets = benchmark["onsets"]
+    keys = ("picks", "median_s", "mad_s", "within_0.1_s", "within_0.3_s", "within_0.5_s")
+    rows = [[name, *(onsets[name].get(key) for key in keys)] for name in ("refined", "network")]
+    for label, both in onsets["by_label"].items():
+        rows += [[f"{name}, {label} labels", *(both[name].get(key) for key in keys)] for name in ("refined", "network")]
+    text = table(("onset minus label", *keys), rows)
+    if delay := onsets.get("delay_s"):
+        text += (
+            f"\n\nFirst told after the labelled P: {delay['median']:.2f} s in the median, "
+            f"{delay['p95']:.2f} s for 95 %."
+        )
+    return text
+
+
+def model_facts(model: Model) -> dict[str, Any]:
+    """What the file itself says."""
+    metadata = msgspec.to_builtins(msgspec.structs.replace(model.metadata, calibration=None))
+    del metadata["reference"], metadata["calibration"]
+    return {
+        "file": model.path.name,
+        "sha256": model.ref.sha256,
+        "bytes": model.size_bytes,
+        "parameters": model.parameters(),
+        "operators": model.operators(),
+        "accelerator_problems": model.accelerator_problems(),
+        "calibration": msgspec.to_builtins(model.metadata.calibration),
+        "metadata": metadata,
+    }
+
+
+def write_report(
+    model: Model,
+    *,
+    manifest: Mapping[str, Any],
+    evaluation: Mapping[str, Any] | None,
+    benchmark: Mapping[str, Any] | None,
+    command: str,
+    date: str,
+) -> tuple[Path, Path]:
+    """Write the report and the card next to the model, as `NAME.json` and `NAME.md`.
+
+    Args:
+        model: The int8 model.
+        manifest: Of the store that it was trained on.
+        evaluation: Figures on windows, if there are any.
+        benchmark: Figures on continuous data, if there are any.
+        command: What makes the model anew.
+        date: Of the run.
+
+    Returns:
+        Their paths.
+    """
+    facts = model_facts(model)
+    data = {
+        "fingerprint": manifest["fingerprint"],
+        "sources": [source["name"] for source in manifest["sources"]],
+        "excluded": model.metadata.settings["data"]["exclude"],
+        "counts": manifest["counts"],
+    }
+    software = {name: importlib.metadata.version(name) for name in _PACKAGES if _installed(name)}
+    report = {
+        "schema": "train.report/1",
+        "date": date,
+        "command": command,
+        "software": {"python": platform.python_version(), **software},
+        "model": facts,
+        "data": data,
+        "evaluation": evaluation,
+        "benchmark": benchmark,
+    }
+    path = model.path.with_suffix(".json")
+    path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    card = model.path.with_suffix(".md")
+    card.write_text(_card(model, report), encoding="utf-8")
+    return path, card
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _card(model: Model, report: Mapping[str, Any]) -> str:
+    metadata, facts, data = model.metadata, report["model"], report["data"]
+    step_s = metadata.output_stride * metadata.spectrogram.frame_interval_s
+    ahead_s = metadata.look_ahead_frames * metadata.spectrogram.frame_interval_s
+    context_s = metadata.context_frames * metadata.spectrogram.frame_interval_s
+    problems = facts["accelerator_problems"]
+    hours = {split: sum(row["hours"] for row in data["counts"] if row["split"] == split) for split in ("train", "dev")}
+    p = {split: sum(row["p"] for row in data["counts"] if row["split"] == split) for split in ("train", "dev")}
+    excluded = f" Left out of training: {', '.join(data['excluded'])}." if data["excluded"] else ""
+    evaluation, benchmark = report["evaluation"], report["benchmark"]
+    windows = (
+        f"{evaluation['positive']} windows of 30 s with a labelled P, {evaluation['negative']} without, of the dev "
+        f"split; a window's score is the highest event probability in it.\n\n{evaluation_tables(evaluation)}"
+        if evaluation
+        else "Not evaluated on windows."
+    )
+    first: Mapping[str, Any] = next(iter(benchmark["detectors"].values())) if benchmark else {}
+    continuous = (
+        f"{first['p_arrivals']} labelled P arrivals and {first['noise_hours']} hours of noise at {first['stations']} "
+        f"stations, split: {benchmark['split']}.\n\n{_RULES}\n\n{benchmark_tables(benchmark)}\n\n"
+        f"{onset_tables(benchmark)}\n\nOf the detections of the float and the int8 network together, "
+        f"{100 * benchmark['parity']['share']:.1f} % have no partner within 0.5 s in the other. Expected calibration "
+        f"error of the event probability, by frame: {benchmark['reliability'].get('expected_calibration_error', 0):.3f}."
+        if benchmark
+        else "Not evaluated on continuous data."
+    )
+    return f"""# Model card: {metadata.name} {metadata.version}
+
+## What it is
+
+An int8 TensorFlow Lite network that listens to one seismic station and says, every {step_s:g} s, how probable it is
+that the ground is shaking from an earthquake{", and that a P or S wave is arriving" if len(metadata.labels) > 1 else ""}.
+Input: {metadata.spectrogram.n_freq} frequencies of Z, N and E (absent ones empty) every
+{metadata.spectrogram.frame_interval_s:g} s, in decibel above the recent past. An output looks back {context_s:.1f} s
+and ahead {ahead_s:.1f} s.
+
+{facts["bytes"] / 1000:.0f} kB, {facts["parameters"]:,} parameters; sha256 `{facts["sha256"]}`.
+Operators that an Edge TPU would leave to the CPU: {", ".join(problems) or "none"}.
+Default threshold {metadata.threshold:g}.
+
+## Data
+
+Trained on {hours["train"]:.0f} hours with {p["train"]} labelled P arrivals, evaluated on {hours["dev"]:.0f} hours with
+{p["dev"]} of the dev split, from {", ".join(data["sources"])}; data sets and counts are in `{model.path.stem}.json`.{excluded}
+Fingerprint of the data: `{data["fingerprint"]}`.
+
+Labels are analysts' where there are any, else pickers' that agree with each other. What pickers did not agree on was
+left out, so that the figures flatter every detector where only pickers have labelled.
+
+**Licence.** The recordings come from public repositories of different terms: some carry copyleft licences (GPL, LGPL,
+EUPL), some none at all. The waveforms are not part of this package; check the terms of each data set before
+publishing or selling what was trained on it.
+
+## On windows
+
+{windows}
+
+## On continuous data
+
+{continuous}
+
+## Limits
+
+* It knows local and regional earthquakes (S-P up to a minute); distant ones whose energy is under 1 Hz it was never shown.
+* The dev split shares networks with the training split. On a network it has not seen, expect less.
+* False alarms are few hours' worth: the rate at the default threshold is an estimate of a rare thing. Footsteps,
+  machinery and traffic near the sensor are where to expect more of them.
+* In the first 5 s of data, and after an outage, it says nothing.
+* It is no early warning system: it says that there is an earthquake, not how large it is or where.
+
+## How to make it anew
+
+    {report["command"]}
+
+{report["date"]}, {", ".join(f"{name} {version}" for name, version in report["software"].items())}.
+"""
