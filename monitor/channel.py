@@ -36,6 +36,9 @@ class _Run(NamedTuple):
     offset_ns: int
 
 
+_NO_RUN = _Run(0, 0.0, 0)
+
+
 @dataclass(slots=True)
 class ChannelCounts:
     """What happened on one channel since it was opened; samples are those of the recording."""
@@ -96,7 +99,7 @@ class Channel:
 
     def offset_ns(self, sample: int) -> int:
         """Recorded time of a sample that the ring holds minus its time on the grid, nanoseconds."""
-        return self._run_at(sample).offset_ns
+        return next((run for run in reversed(self._runs) if run.first <= sample), _NO_RUN).offset_ns
 
     def rates(self, first: int, stop: int) -> list[tuple[int, int, float]]:
         """Rates at which a range of samples that the ring holds was recorded.
@@ -115,9 +118,6 @@ class Channel:
             for begin, end, run in zip(begins, ends, self._runs, strict=False)
             if begin < end
         ]
-
-    def _run_at(self, sample: int) -> _Run:
-        return next((run for run in reversed(self._runs) if run.first <= sample), self._runs[0])
 
     def push(self, segment: Segment) -> None:
         """Take the next segment; what was received before is dropped and counted."""

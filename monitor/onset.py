@@ -68,12 +68,11 @@ def refine(samples: F64, *, sampling_rate: float, guess_s: float, guess_sigma_s:
         The onset; the guess itself where the samples say nothing.
     """
     n = len(samples)
-    if n < round(4 * _EDGE_S * sampling_rate) or not np.any(samples != samples[0]):
+    edge = max(2, round(_EDGE_S * sampling_rate))
+    if n < 4 * edge or not np.any(samples != samples[0]):
         return Onset(guess_s, guess_sigma_s)
-    trend = np.linspace(samples[0], samples[-1], n)
-    values = aic(samples - trend - np.mean(samples - trend))
+    values = aic(samples - np.mean(samples))
     seconds = np.arange(n) / sampling_rate
-    edge = round(_EDGE_S * sampling_rate)
     values[:edge] = values[n - edge :] = np.inf
     log_weight = -0.5 * _INDEPENDENT * (values - values.min()) - 0.5 * ((seconds - guess_s) / guess_sigma_s) ** 2
     weight = np.exp(log_weight - log_weight.max())

@@ -81,7 +81,10 @@ def benchmark_tables(benchmark: Mapping[str, Any]) -> str:
     for label, groups in first["by"].items():
         parts.append(
             table(
-                (f"recall at 1 / 0.1 /h by {label}", *(f"{g.split(': ')[-1]} ({groups[g]['p_arrivals']})" for g in groups)),
+                (
+                    f"recall at 1 / 0.1 /h by {label}",
+                    *(f"{g.split(': ')[-1]} ({groups[g]['p_arrivals']})" for g in groups),
+                ),
                 (
                     [name, *(f"{d['by'][label][g]['1']:.2f} / {d['by'][label][g]['0.1']:.2f}" for g in groups)]
                     for name, d in detectors.items()
@@ -242,7 +245,7 @@ publishing or selling what was trained on it.
 ## Limits
 
 * It knows local and regional earthquakes (S-P up to a minute); distant ones whose energy is under 1 Hz it was never shown.
-* The dev split shares networks with the training split. On a network it has not seen, expect less.
+* Parts of the dev split share networks with the training split. On a network it has not seen, expect less.
 * False alarms are few hours' worth: the rate at the default threshold is an estimate of a rare thing. Footsteps,
   machinery and traffic near the sensor are where to expect more of them.
 * In the first 5 s of data, and after an outage, it says nothing.

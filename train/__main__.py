@@ -1,0 +1,400 @@
+"""`python -m train`: from recordings to the int8 model, its report and its card."""
+
+import contextlib
+import datetime as dt
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from train.dataset import Store
+    from train.settings import Settings
+
+# Heavy imports (TensorFlow, SciPy, matplotlib) are inside the commands: `--help` is quick.
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+app = typer.Typer(
+    name="train",
+    help="Trains the detector: prepare, fit, quantize, benchmark, evaluate, report; or all of it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+DataOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        envvar="MONITOR_DATA",
+        help="Folder of recordings, or of folders of them: SeisBench format, or miniSEED with picks.csv. Repeatable.",
+    ),
+]
+StoreOption = Annotated[
+    Path | None, typer.Option("--store", metavar="DIR", help="Prepared recordings; store/ in the output without it.")
+]
+OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="What comes out goes there.")]
+SettingsOption = Annotated[
+    Path | None, typer.Option("--settings", metavar="TOML", help="As train/configs/*.toml; the defaults without it.")
+]
+SeedOption = Annotated[int | None, typer.Option(help="Instead of the settings' seed.")]
+StepsOption = Annotated[int | None, typer.Option(min=1, help="Optimiser steps, instead of the settings'.")]
+ExcludeOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Data sets to leave out of training, * and ? allowed. Repeatable."),
+]
+SplitOption = Annotated[Literal["dev", "train", "all"], typer.Option(help="Which part of the store.")]
+OnlyOption = Annotated[
+    list[str] | None, typer.Option(metavar="PATTERN", help="Only these data sets, * and ? allowed. Repeatable.")
+]
+
+_DEFAULT_OUT = Path("train-output")
+
+
+@app.command()
+def prepare(
+    data: DataOption = None, store: StoreOption = None, out: OutOption = _DEFAULT_OUT, seed: SeedOption = None
+) -> None:
+    """Turn folders of recordings into one store."""
+    with _plain_errors():
+        _prepare(data, store or out / "store", seed)
+
+
+@app.command()
+def fit(
+    store: StoreOption = None,
+    out: OutOption = _DEFAULT_OUT,
+    settings: SettingsOption = None,
+    seed: SeedOption = None,
+    steps: StepsOption = None,
+    exclude: ExcludeOption = None,
+) -> None:
+    """Train the float network."""
+    with _plain_errors():
+        _fit(store or out / "store", out, settings, seed, steps, exclude)
+
+
+@app.command()
+def quantize(store: StoreOption = None, out: OutOption = _DEFAULT_OUT) -> None:
+    """Turn the float network into the int8 model; its threshold is provisional until `benchmark`."""
+    with _plain_errors():
+        _quantize(store or out / "store", out)
+
+
+@app.command()
+def evaluate(
+    store: StoreOption = None, out: OutOption = _DEFAULT_OUT, split: SplitOption = "dev", only: OnlyOption = None
+) -> None:
+    """Judge 30 s windows: accuracy, F1, ROC AUC of float, int8 and STA/LTA."""
+    with _plain_errors():
+        _judge(store or out / "store", out, split, only or [], ("evaluate",), calibrate=False)
+
+
+@app.command()
+def benchmark(
+    store: StoreOption = None,
+    out: OutOption = _DEFAULT_OUT,
+    split: SplitOption = "dev",
+    only: OnlyOption = None,
+    calibrate: Annotated[
+        bool | None,
+        typer.Option(help="Set the model's threshold by this; without it, if it is the whole dev split."),
+    ] = None,
+) -> None:
+    """Judge continuous data: recall against false alarms per station-hour, onsets, delays."""
+    with _plain_errors():
+        whole_dev = split == "dev" and not only
+        _judge(
+            store or out / "store",
+            out,
+            split,
+            only or [],
+            ("benchmark",),
+            calibrate=whole_dev if calibrate is None else calibrate,
+        )
+
+
+@app.command()
+def report(
+    store: StoreOption = None,
+    out: OutOption = _DEFAULT_OUT,
+    install: Annotated[bool, typer.Option("--install", help="Copy all three to monitor/models/.")] = False,
+) -> None:
+    """Write the report and the model card next to the model."""
+    with _plain_errors():
+        _report(store or out / "store", out, install=install)
+
+
+@app.command(name="all")
+def everything(
+    data: DataOption = None,
+    store: StoreOption = None,
+    out: OutOption = _DEFAULT_OUT,
+    settings: SettingsOption = None,
+    seed: SeedOption = None,
+    steps: StepsOption = None,
+    exclude: ExcludeOption = None,
+    install: Annotated[bool, typer.Option("--install", help="Copy the model to monitor/models/.")] = False,
+) -> None:
+    """Go from recordings to the model, its report and its card."""
+    with _plain_errors():
+        _read_settings(settings, seed, steps, exclude)  # what is wrong there should not wait for the data
+        store = store or out / "store"
+        _prepare(data, store, seed)
+        _fit(store, out, settings, seed, steps, exclude)
+        _quantize(store, out)
+        # The benchmark first: the windows are judged at the threshold that it chooses.
+        _judge(store, out, "dev", [], ("benchmark", "evaluate"), calibrate=True)
+        _report(store, out, install=install)
+
+
+# -- the steps ---------------------------------------------------------------------------------------------------------
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """A user's mistake, or a run that came to nothing, is one line and an exit code."""
+    from monitor.model import ModelError  # noqa: PLC0415
+
+    # Only its warnings and errors; TensorFlow reads it when it is imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        yield
+    except (_WrongError, ModelError) as error:
+        _say(f"train: {error}")
+        raise typer.Exit(EXIT_USAGE) from None
+    except (RuntimeError, OSError) as error:
+        _say(f"train: {error}")
+        raise typer.Exit(EXIT_FAILED) from error
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+class _WrongError(Exception):
+    """What the user gave is not usable; the message says what is."""
+
+
+@contextlib.contextmanager
+def _users_part() -> Iterator[None]:
+    """A ValueError from here is about what the user gave, not a fault of the program."""
+    try:
+        yield
+    except ValueError as error:
+        raise _WrongError(str(error)) from error
+
+
+class _Watch:
+    """Bars on a terminal, a line for each finished part elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console  # noqa: PLC0415
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description:<32}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._tasks: dict[str, int] = {}
+        self._told: dict[str, int] = {}
+
+    def __enter__(self) -> "_Watch":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def part(self, name: str) -> "_Part":
+        """Begin to watch a part."""
+        return _Part(self, name)
+
+    def show(self, name: str, done: int, total: int, note: str = "") -> None:
+        """Show how far a part is."""
+        if self._console.is_terminal:
+            if name not in self._tasks:
+                self._tasks[name] = self._progress.add_task(name, total=total)
+            self._progress.update(
+                self._progress.task_ids[self._tasks[name]], completed=done, description=f"{name} {note}"
+            )
+            return
+        # A log gets a line for each tenth.
+        tenth = 10 * done // max(total, 1)
+        if tenth > self._told.get(name, 0):
+            self._told[name] = tenth
+            _say(f"{name}: {done} of {total} {note}".rstrip())
+
+
+class _Part:
+    def __init__(self, watch: _Watch, name: str) -> None:
+        self._watch, self._name = watch, name
+
+    def __call__(self, done: int, total: int) -> None:
+        self._watch.show(self._name, done, total)
+
+
+def _read_settings(path: Path | None, seed: int | None, steps: int | None, exclude: list[str] | None) -> "Settings":
+    import msgspec  # noqa: PLC0415
+
+    from train.settings import read_settings  # noqa: PLC0415
+
+    with _users_part():
+        settings = read_settings(path)
+    replace = msgspec.structs.replace
+    if seed is not None:
+        settings = replace(settings, seed=seed)
+    if steps is not None:
+        settings = replace(settings, fit=replace(settings.fit, steps=steps))
+    if exclude:
+        settings = replace(settings, data=replace(settings.data, exclude=[*settings.data.exclude, *exclude]))
+    return settings
+
+
+def _open(path: Path) -> "Store":
+    from train.dataset import Store  # noqa: PLC0415
+
+    with _users_part():
+        return Store.open(path)
+
+
+def _prepare(data: list[Path] | None, store: Path, seed: int | None) -> None:
+    from train.dataset import discover, prepare, summary  # noqa: PLC0415
+
+    if not data:
+        raise _WrongError("no data: give --data DIR (repeatable), or set MONITOR_DATA")
+    with _Watch() as watch, _users_part():
+        specs = [spec for folder in data for spec in discover(folder)]
+        prepared = prepare(specs, store, seed=seed or 0, progress=watch.show)
+    _say(summary(prepared))
+
+
+def _fit(
+    store: Path, out: Path, path: Path | None, seed: int | None, steps: int | None, exclude: list[str] | None
+) -> None:
+    settings = _read_settings(path, seed, steps, exclude)
+    prepared = _open(store)
+
+    from train.augment import ExampleMaker  # noqa: PLC0415
+    from train.steps import save_settings  # noqa: PLC0415
+
+    with _users_part():
+        ExampleMaker(prepared, settings)  # says what is missing before TensorFlow is loaded
+    from train.fit import fit  # noqa: PLC0415
+
+    with _Watch() as watch:
+
+        def tell(step: int, losses: dict[str, float]) -> None:
+            watch.show("fit", step, settings.fit.steps, "  ".join(f"{k} {v:.4f}" for k, v in losses.items()))
+
+        fit(prepared, settings, out, report=tell)
+    save_settings(settings, out)
+
+
+def _quantize(store: Path, out: Path) -> None:
+    prepared = _open(store)
+
+    from train.steps import saved_settings  # noqa: PLC0415
+
+    with _users_part():
+        settings = saved_settings(out)
+        if not (out / "model.keras").exists():
+            raise ValueError(f"{out / 'model.keras'}: not there; run fit first")
+    from train.quantize import quantize  # noqa: PLC0415
+
+    # The converter prints what it saves.
+    with contextlib.redirect_stdout(sys.stderr):
+        path = quantize(prepared, settings, out / "model.keras", out)
+    _say(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+
+
+def _judge(
+    store: Path,
+    out: Path,
+    split: Literal["dev", "train", "all"],
+    only: list[str],
+    what: tuple[str, ...],
+    *,
+    calibrate: bool,
+) -> None:
+    prepared = _open(store)
+
+    from train import report, steps  # noqa: PLC0415
+    from train.figures import write_figures  # noqa: PLC0415
+
+    with _users_part():
+        path = steps.model_path(out)
+        indices = steps.chosen_traces(prepared, split=split, only=only)
+    with _Watch() as watch:
+        outputs = steps.Outputs(prepared, indices, path, watch.part)
+        if "benchmark" in what:
+            figures = steps.run_benchmark(
+                prepared, indices, outputs, split=split, only=only, path=path, calibrate=calibrate, watch=watch.part
+            )
+            outputs.reload(path)
+            steps.write_json(figures, out / steps.BENCHMARK_FILE)
+            text = f"{report.benchmark_tables(figures)}\n\n{report.onset_tables(figures)}\n"
+            (out / "benchmark.md").write_text(text, encoding="utf-8")
+            written = write_figures(figures, out)
+        if "evaluate" in what:
+            windows = steps.run_evaluation(prepared, indices, outputs, split=split)
+            steps.write_json(windows, out / steps.EVALUATION_FILE)
+    if "benchmark" in what:
+        print(text)
+        _say("\n".join(str(file) for file in (out / steps.BENCHMARK_FILE, out / "benchmark.md", *written)))
+    if "evaluate" in what:
+        print(report.evaluation_tables(windows))
+        _say(str(out / steps.EVALUATION_FILE))
+
+
+def _report(store: Path, out: Path, *, install: bool) -> None:
+    prepared = _open(store)
+
+    from monitor.model import Model, default_model_path  # noqa: PLC0415
+    from train import steps  # noqa: PLC0415
+    from train.report import write_report  # noqa: PLC0415
+
+    with _users_part():
+        path, settings = steps.model_path(out), steps.saved_settings(out)
+    model = Model(path)
+    command = ["python", "-m", "train", "all", "--data", "DATA", "--seed", str(settings.seed)]
+    command += ["--steps", str(settings.fit.steps)]
+    for pattern in settings.data.exclude:
+        command += ["--exclude", pattern]
+    if settings.network.name == "reference":
+        command += ["--settings", "train/configs/reference.toml"]
+    files = [
+        path,
+        *write_report(
+            model,
+            manifest=prepared.manifest,
+            evaluation=steps.read_json(out / steps.EVALUATION_FILE),
+            benchmark=steps.read_json(out / steps.BENCHMARK_FILE),
+            command=shlex.join(command),
+            date=dt.datetime.now(tz=dt.UTC).date().isoformat(),
+        ),
+    ]
+    if install:
+        folder = default_model_path().parent
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [Path(shutil.copyfile(file, folder / file.name)) for file in files]
+    _say("\n".join(str(file) for file in files))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,175 @@
+"""The steps of training as `python -m train` runs them: files in, files out, figures told."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from monitor.detector import DetectorSettings
+from monitor.model import Model
+from train import benchmark as bench
+from train.dataset import Store
+from train.evaluate import choose_windows, evaluate
+from train.outputs import F32, FloatModel, Progress, TraceOutputs, all_outputs
+from train.settings import Settings
+from train.stalta import ALL as STA_LTA
+from train.stalta import StaLta, trace_ratio
+
+Watch = Callable[[str], Progress]
+"""Given what is being done, gives what to tell how far it is."""
+
+SETTINGS_FILE = "settings.json"
+EVALUATION_FILE = "evaluation.json"
+BENCHMARK_FILE = "benchmark.json"
+
+SplitChoice = Literal["dev", "train", "all"]
+
+
+def save_settings(settings: Settings, out: Path) -> None:
+    """Keep the settings of a run with what came out of it."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / SETTINGS_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(settings), indent=1) + b"\n")
+
+
+def saved_settings(out: Path) -> Settings:
+    """Read the settings of the run in `out`.
+
+    Raises:
+        ValueError: There is none, or it is of another version.
+    """
+    path = out / SETTINGS_FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Settings)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: not there; run fit first") from error
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise ValueError(f"{path}: {error}; run fit again") from error
+
+
+def model_path(out: Path) -> Path:
+    """The int8 model of the run in `out`.
+
+    Raises:
+        ValueError: There is none yet.
+    """
+    path = out / f"{saved_settings(out).name}.tflite"
+    if not path.exists():
+        raise ValueError(f"{path}: not there; run quantize first")
+    return path
+
+
+def chosen_traces(store: Store, *, split: SplitChoice, only: Sequence[str]) -> list[int]:
+    """The traces to look at.
+
+    Raises:
+        ValueError: There are none.
+    """
+    indices = store.select(split=None if split == "all" else split, datasets=list(only) or None)
+    if not indices:
+        raise ValueError(f"{store.path}: no trace in split {split!r} with data set {', '.join(only) or 'any'}")
+    return indices
+
+
+class Outputs:
+    """What the models and STA/LTA say of traces; each computed once, when first asked for.
+
+    Args:
+        store: The recordings.
+        indices: Traces.
+        path: The int8 model; the float one lies next to it.
+        watch: For progress.
+    """
+
+    def __init__(self, store: Store, indices: list[int], path: Path, watch: Watch) -> None:
+        self.int8 = Model(path)
+        self.float = FloatModel(path.with_suffix(".float.tflite"), self.int8)
+        self.by_model: dict[str, Mapping[int, TraceOutputs]] = {
+            name: all_outputs(store, indices, model, progress=watch(f"{name} network"))
+            for name, model in (("int8", self.int8), ("float", self.float))
+        }
+        self.ratios: Mapping[StaLta, Mapping[int, F32]] = {
+            setting: {i: trace_ratio(store, i, setting) for i in indices} for setting in STA_LTA
+        }
+
+    def reload(self, path: Path) -> None:
+        """Take the metadata of the model file as they are now."""
+        self.int8 = Model(path)
+
+
+def run_evaluation(store: Store, indices: list[int], outputs: Outputs, *, split: str) -> dict[str, Any]:
+    """Evaluate on windows, at the model's threshold."""
+    settings, threshold = outputs.int8.metadata.settings, outputs.int8.metadata.threshold
+    windows = choose_windows(store, indices, seed=int(settings["seed"]))
+    models = {name: (of_model, threshold) for name, of_model in outputs.by_model.items()}
+    return {"split": split, **evaluate(windows, models=models, ratios=outputs.ratios)}
+
+
+def run_benchmark(
+    store: Store,
+    indices: list[int],
+    outputs: Outputs,
+    *,
+    split: str,
+    only: Sequence[str],
+    path: Path,
+    calibrate: bool,
+    watch: Watch,
+) -> dict[str, Any]:
+    """Run the continuous evaluation; sets the model's threshold and calibration if told to."""
+    # The flatbuffer's tools are only where a model is written.
+    from train.quantize import set_calibration  # noqa: PLC0415
+
+    task = bench.make_task(store, indices)
+    detector = DetectorSettings()
+    detect_at = {name: bench.model_detect(of, detector) for name, of in outputs.by_model.items()}
+    seed = int(outputs.int8.metadata.settings["seed"])
+    curves = {
+        name: bench.run_curve(task, name, at, bench.MODEL_THRESHOLDS, progress=watch(f"{name} thresholds"))
+        for name, at in detect_at.items()
+    }
+    threshold = outputs.int8.metadata.threshold
+    if calibrate:
+        threshold = bench.shipped_threshold(curves["int8"])
+        set_calibration(path, threshold=threshold, calibration=bench.calibration(curves["int8"]))
+    figures = {
+        name: bench.curve_figures(curve, bench.run_curve(task, name, detect_at[name], [threshold]), task, seed=seed)
+        for name, curve in curves.items()
+    }
+    for setting, ratios in outputs.ratios.items():
+        at = bench.ratio_detect(ratios, setting)
+        curve = bench.run_curve(task, setting.name, at, bench.RATIO_THRESHOLDS, progress=watch(setting.name))
+        usual = bench.run_curve(task, setting.name, at, [setting.threshold])
+        figures[setting.name] = bench.curve_figures(curve, usual, task, seed=seed)
+    model = Model(path)
+    return {
+        "split": split,
+        "only": list(only),
+        "calibrated_here": calibrate,
+        "threshold": threshold,
+        "detectors": figures,
+        "onsets": bench.onset_figures(
+            task, model, detector, detect_at["int8"], threshold, progress=watch("onsets and delays")
+        ),
+        "parity": bench.parity(task, detect_at["int8"], detect_at["float"], threshold),
+        "reliability": bench.reliability(task, outputs.by_model["int8"]),
+        "false_alarms": [
+            {"trace": store.traces[index].name, "sample": sample, "score": round(score, 4)}
+            for index, sample, score in bench.false_alarms(task, detect_at["int8"], threshold)
+        ],
+    }
+
+
+def write_json(figures: Mapping[str, Any], path: Path) -> None:
+    """Write figures."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read figures; None where there are none."""
+    if not path.exists():
+        return None
+    figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return figures
