@@ -192,8 +192,9 @@ class Detector:
         event.steps_above += score >= self.threshold
         changed = False
         # The P label is narrow: the trigger can come while its probability still rises.
-        if p > event.p_probability and (step - event.trigger_step) * self._step_s <= 1.0:
-            changed = event.p_step is not None and step != event.p_step
+        likelier = p > event.p_probability and p >= self.settings.p_probability
+        if likelier and (step - event.trigger_step) * self._step_s <= 1.0:
+            changed = True
             event.p_step, event.p_probability = step, p
             if event.s_step is not None and (event.s_step - step) * self._step_s < _LEAST_S_MINUS_P_S:
                 event.s_step, event.s_probability = None, 0.0

@@ -232,15 +232,19 @@ class Model:
             raise ValueError(f"{len(frames)} frames; accepted: {self.frames_for(1)} and then in steps of the stride")
         interpreter = self._interpreter(len(frames))
         details = interpreter.get_input_details()[0]
+        answer = interpreter.get_output_details()[0]["index"]
         if self.metadata.kind == "stream":
-            batch = frames[None]
+            pieces = [frames]
         else:
-            windows = np.lib.stride_tricks.sliding_window_view(frames, self.metadata.context_frames + 1, axis=0)
-            batch = np.ascontiguousarray(windows[:: self.metadata.output_stride].transpose(0, 3, 1, 2))
-        interpreter.set_tensor(details["index"], batch)
-        interpreter.invoke()
-        output: I8 = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-        return output.reshape(n_outputs + 1, len(self.metadata.labels))
+            # One by one: the flatten within such a network fixes the batch.
+            length, stride = self.metadata.context_frames + 1, self.metadata.output_stride
+            pieces = [frames[at * stride : at * stride + length] for at in range(n_outputs + 1)]
+        outputs: list[I8] = []
+        for piece in pieces:
+            interpreter.set_tensor(details["index"], np.ascontiguousarray(piece[None]))
+            interpreter.invoke()
+            outputs.append(interpreter.get_tensor(answer))
+        return np.concatenate(outputs).reshape(n_outputs + 1, len(self.metadata.labels))
 
     def probabilities(self, output: I8) -> F32:
         """Turn int8 outputs into probabilities [same shape, dtype=float32]."""
@@ -301,19 +305,17 @@ class Model:
 
     def _interpreter(self, n_frames: int) -> Any:
         """One interpreter per input length: a live hop and a replay batch alternate without re-planning memory."""
+        metadata = self.metadata
+        if metadata.kind == "window":
+            n_frames = metadata.context_frames + 1
         if n_frames in self._interpreters:
             return self._interpreters[n_frames]
-        metadata = self.metadata
         try:
             with _quiet_stderr():
                 interpreter = _interpreter_class()(model_content=self._content, num_threads=1)
             details = interpreter.get_input_details()[0]
             tail = [int(n) for n in details["shape"][2:]]
-            length = metadata.context_frames + 1
-            if metadata.kind == "stream":
-                shape = [1, n_frames, *tail]
-            else:
-                shape = [1 + (n_frames - length) // metadata.output_stride, length, *tail]
+            shape = [1, n_frames, *tail]
             if list(details["shape"]) != shape:
                 interpreter.resize_tensor_input(details["index"], shape)
             with _quiet_stderr():

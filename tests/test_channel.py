@@ -1,6 +1,7 @@
 """One channel: whatever packets bring, the ring holds the same samples, and only real ones."""
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,9 @@ def noise(n: int, seed: int = 1) -> npt.NDArray[np.int32]:
 
 
 def same(a: Channel, b: Channel) -> None:
-    assert a.counts == b.counts
+    # Times of packets are rounded to nanoseconds.
+    assert abs(a.counts.gap_ns - b.counts.gap_ns) <= 2 * max(1, a.counts.gaps)
+    assert replace(a.counts, gap_ns=0) == replace(b.counts, gap_ns=0)
     assert (a.ring.end, a.first_sample) == (b.ring.end, b.first_sample)
     for one, other in zip(held(a, -50, 5000), held(b, -50, 5000), strict=True):
         assert one.tobytes() == other.tobytes()
@@ -61,7 +64,7 @@ def cut(whole: Segment, cuts: list[int]) -> list[Segment]:
             rate=whole.sampling_rate,
             start_ns=whole.starttime_ns + round(a * NS_PER_SECOND / whole.sampling_rate),
         )
-        for a, b in zip(edges, edges[1:], strict=False)
+        for a, b in pairwise(edges)
     ]
 
 
@@ -92,7 +95,7 @@ def recordings(draw: st.DrawFn) -> list[Segment]:
     return result
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(recording=recordings(), data=st.data())
 def test_packets_change_nothing(recording: list[Segment], data: st.DataObject) -> None:
     whole = channel_of(*recording)
@@ -102,11 +105,11 @@ def test_packets_change_nothing(recording: list[Segment], data: st.DataObject) -
     same(channel_of(*packets), whole)
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(recording=recordings())
 def test_one_sample_packets_change_nothing(recording: list[Segment]) -> None:
-    short = [segment(each.samples[:300], rate=each.sampling_rate, start_ns=each.starttime_ns) for each in recording]
-    same(channel_of(*(packet for each in short for packet in cut(each, list(range(300))))), channel_of(*short))
+    short = [segment(each.samples[:250], rate=each.sampling_rate, start_ns=each.starttime_ns) for each in recording]
+    same(channel_of(*(packet for each in short for packet in cut(each, list(range(250))))), channel_of(*short))
 
 
 @settings(max_examples=25)

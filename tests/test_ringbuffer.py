@@ -51,8 +51,9 @@ def test_any_writes_and_reads(capacity: int, origin: int, writes: list[tuple[int
         assert ring.end == oracle.end
         at = origin if oracle.end is None else oracle.end
         start = at - 30 + read[0]
-        found, valid = ring.read(start, start + read[1])
-        assert (found.tolist(), valid.tolist()) == oracle.read(start, start + read[1])
+        for first, stop in ((start, start + read[1]), (at - capacity - 2, at + 2)):
+            found, valid = ring.read(first, stop)
+            assert (found.tolist(), valid.tolist()) == oracle.read(first, stop)
 
 
 def test_nothing_written_is_nothing_held() -> None:

@@ -1,5 +1,6 @@
 """The one spectrogram, against SciPy and against a slow background written from its description."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -56,9 +57,18 @@ def test_frames_do_not_depend_on_the_batch(cuts: list[int], seed: int) -> None:
     samples = np.random.default_rng(seed).normal(0, 1000, 1300).round()
     whole = power_db(samples, PARAMS)
     edges = sorted({0, *(min(cut, len(whole)) for cut in cuts), len(whole)})
-    for first, stop in zip(edges, edges[1:], strict=False):
+    for first, stop in pairwise(edges):
         piece = power_db(samples[first * PARAMS.hop : (stop - 1) * PARAMS.hop + PARAMS.span], PARAMS)
         assert piece.tobytes() == whole[first:stop].tobytes()
+
+
+def test_as_many_frames_as_fit_whatever_the_length() -> None:
+    """More than are done at once."""
+    samples = np.random.default_rng(5).normal(0, 1000, 12_000 * SMALL.hop)
+    whole = power_db(samples, SMALL)
+    piece = power_db(samples[7 * SMALL.hop :], SMALL)
+    assert len(whole) == (len(samples) - SMALL.span) // SMALL.hop + 1
+    assert piece.tobytes() == whole[7:].tobytes()
 
 
 def slow_background(frames: F32, valid: Bool, params: SpectrogramParams, first_frame: int) -> tuple[F64, Bool]:
@@ -118,7 +128,7 @@ def test_background(given_frames: tuple[F32, Bool], first_frame: int, cuts: list
 
     split = Background(params, first_frame)
     edges = sorted({0, *(min(cut, len(frames)) for cut in cuts), len(frames)})
-    pieces = [split.push(frames[a:b], valid[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [split.push(frames[a:b], valid[a:b]) for a, b in pairwise(edges)]
     if pieces:
         assert np.concatenate([piece[0] for piece in pieces]).tobytes() == whole.tobytes()
         assert np.concatenate([piece[1] for piece in pieces]).tolist() == whole_judged.tolist()

@@ -64,7 +64,9 @@ def test_networks_stations_and_locations_are_apart() -> None:
             st.sampled_from(["A", "B"]),
             st.sampled_from(["", "00"]),
             st.one_of(
-                st.builds("".join, st.tuples(st.sampled_from("HB"), st.sampled_from("HN"), st.sampled_from("ZNE123XYU"))),
+                st.builds(
+                    "".join, st.tuples(st.sampled_from("HB"), st.sampled_from("HN"), st.sampled_from("ZNE123XYU"))
+                ),
                 st.sampled_from(["", "B", "BH", "BHZZ"]),
             ),
         ),

@@ -340,6 +340,8 @@ def _judge(
     with _users_part():
         path = steps.model_path(out)
         indices = steps.chosen_traces(prepared, split=split, only=only)
+    texts: list[str] = []
+    files: list[Path] = []
     with _Watch() as watch:
         outputs = steps.Outputs(prepared, indices, path, watch.part)
         if "benchmark" in what:
@@ -350,16 +352,15 @@ def _judge(
             steps.write_json(figures, out / steps.BENCHMARK_FILE)
             text = f"{report.benchmark_tables(figures)}\n\n{report.onset_tables(figures)}\n"
             (out / "benchmark.md").write_text(text, encoding="utf-8")
-            written = write_figures(figures, out)
+            texts.append(text)
+            files += [out / steps.BENCHMARK_FILE, out / "benchmark.md", *write_figures(figures, out)]
         if "evaluate" in what:
             windows = steps.run_evaluation(prepared, indices, outputs, split=split)
             steps.write_json(windows, out / steps.EVALUATION_FILE)
-    if "benchmark" in what:
-        print(text)
-        _say("\n".join(str(file) for file in (out / steps.BENCHMARK_FILE, out / "benchmark.md", *written)))
-    if "evaluate" in what:
-        print(report.evaluation_tables(windows))
-        _say(str(out / steps.EVALUATION_FILE))
+            texts.append(report.evaluation_tables(windows))
+            files.append(out / steps.EVALUATION_FILE)
+    print("\n\n".join(texts))
+    _say("\n".join(map(str, files)))
 
 
 def _report(store: Path, out: Path, *, install: bool) -> None:

@@ -259,21 +259,25 @@ def curve_figures(curve: Curve, at: Curve, task: Task, *, seed: int) -> dict[str
             "false_alarms_per_hour": curve.rates().round(4).tolist(),
         },
     }
-    rate_columns = {f"{rate:g}": int(np.ceil(curve.threshold_at(rate))) for rate in RATES}
+    # Between two thresholds: a part of what only the lower one picks.
+    picked = {f"{rate:g}": _picked_between(curve, curve.threshold_at(rate)) for rate in RATES}
     figures["by"] = {
         label: {
             group: {
                 "p_arrivals": len(members),
-                **{
-                    rate: float(np.mean([curve.picked[column][i] for i in members]))
-                    for rate, column in rate_columns.items()
-                },
+                **{rate: float(np.mean(shares[members])) for rate, shares in picked.items()},
             }
             for group, members in groups.items()
         }
         for label, groups in breakdown(task).items()
     }
     return figures
+
+
+def _picked_between(curve: Curve, position: float) -> F64:
+    low, high = int(np.floor(position)), int(np.ceil(position))
+    share = position - low
+    return (1 - share) * np.asarray(curve.picked[low], float) + share * np.asarray(curve.picked[high], float)
 
 
 def breakdown(task: Task) -> dict[str, dict[str, list[int]]]:

@@ -47,14 +47,16 @@ def quantize(store: Store, settings: Settings, keras_path: Path, out: Path) -> P
 
     from train.network import build  # noqa: PLC0415
 
-    trained = keras.models.load_model(keras_path, compile=False)
+    weights = keras.models.load_model(keras_path, compile=False).get_weights()
+    # Layers are numbered on from those there were before, and their names end up in the file.
+    keras.backend.clear_session()
     context, stride = context_frames(settings), output_stride(settings)
     # More than one output: the converter would fold the time axis away, and no other length could be run. Five are
     # the second of data that an Edge TPU, which cannot be resized, gets at once.
     outputs = 1 if settings.network.name == "reference" else _FIXED_OUTPUTS
     frames = context + 1 + (outputs - 1) * stride
     fixed = build(settings, frames, batch=1)
-    fixed.set_weights(trained.get_weights())
+    fixed.set_weights(weights)
     maker = ExampleMaker(store, settings)
     rng = np.random.default_rng([settings.seed, 1_000_003])
 

@@ -79,12 +79,10 @@ def benchmark_tables(benchmark: Mapping[str, Any]) -> str:
     ]
     first: Mapping[str, Any] = next(iter(detectors.values()))
     for label, groups in first["by"].items():
+        heads = (f"{group.split(': ')[-1]} ({of['p_arrivals']})" for group, of in groups.items())
         parts.append(
             table(
-                (
-                    f"recall at 1 / 0.1 /h by {label}",
-                    *(f"{g.split(': ')[-1]} ({groups[g]['p_arrivals']})" for g in groups),
-                ),
+                (f"recall at 1 / 0.1 /h by {label}", *heads),
                 (
                     [name, *(f"{d['by'][label][g]['1']:.2f} / {d['by'][label][g]['0.1']:.2f}" for g in groups)]
                     for name, d in detectors.items()
@@ -190,6 +188,7 @@ def _card(model: Model, report: Mapping[str, Any]) -> str:
     hours = {split: sum(row["hours"] for row in data["counts"] if row["split"] == split) for split in ("train", "dev")}
     p = {split: sum(row["p"] for row in data["counts"] if row["split"] == split) for split in ("train", "dev")}
     excluded = f" Left out of training: {', '.join(data['excluded'])}." if data["excluded"] else ""
+    arrivals = ", and that a P or S wave is arriving" if len(metadata.labels) > 1 else ""
     evaluation, benchmark = report["evaluation"], report["benchmark"]
     windows = (
         f"{evaluation['positive']} windows of 30 s with a labelled P, {evaluation['negative']} without, of the dev "
@@ -203,7 +202,7 @@ def _card(model: Model, report: Mapping[str, Any]) -> str:
         f"stations, split: {benchmark['split']}.\n\n{_RULES}\n\n{benchmark_tables(benchmark)}\n\n"
         f"{onset_tables(benchmark)}\n\nOf the detections of the float and the int8 network together, "
         f"{100 * benchmark['parity']['share']:.1f} % have no partner within 0.5 s in the other. Expected calibration "
-        f"error of the event probability, by frame: {benchmark['reliability'].get('expected_calibration_error', 0):.3f}."
+        f"error of the event probability, by frame: {benchmark['reliability'].get('expected_calibration_error')}."
         if benchmark
         else "Not evaluated on continuous data."
     )
@@ -212,7 +211,7 @@ def _card(model: Model, report: Mapping[str, Any]) -> str:
 ## What it is
 
 An int8 TensorFlow Lite network that listens to one seismic station and says, every {step_s:g} s, how probable it is
-that the ground is shaking from an earthquake{", and that a P or S wave is arriving" if len(metadata.labels) > 1 else ""}.
+that the ground is shaking from an earthquake{arrivals}.
 Input: {metadata.spectrogram.n_freq} frequencies of Z, N and E (absent ones empty) every
 {metadata.spectrogram.frame_interval_s:g} s, in decibel above the recent past. An output looks back {context_s:.1f} s
 and ahead {ahead_s:.1f} s.
@@ -224,7 +223,8 @@ Default threshold {metadata.threshold:g}.
 ## Data
 
 Trained on {hours["train"]:.0f} hours with {p["train"]} labelled P arrivals, evaluated on {hours["dev"]:.0f} hours with
-{p["dev"]} of the dev split, from {", ".join(data["sources"])}; data sets and counts are in `{model.path.stem}.json`.{excluded}
+{p["dev"]} of the dev split, from {", ".join(data["sources"])}; the counts of each data set are in
+`{model.path.stem}.json`.{excluded}
 Fingerprint of the data: `{data["fingerprint"]}`.
 
 Labels are analysts' where there are any, else pickers' that agree with each other. What pickers did not agree on was
@@ -244,7 +244,8 @@ publishing or selling what was trained on it.
 
 ## Limits
 
-* It knows local and regional earthquakes (S-P up to a minute); distant ones whose energy is under 1 Hz it was never shown.
+* It knows local and regional earthquakes (S-P up to a minute); distant ones whose energy is under 1 Hz it was never
+  shown.
 * Parts of the dev split share networks with the training split. On a network it has not seen, expect less.
 * False alarms are few hours' worth: the rate at the default threshold is an estimate of a rare thing. Footsteps,
   machinery and traffic near the sensor are where to expect more of them.

@@ -1,0 +1,158 @@
+"""Examples: targets where the arrivals are, nothing said of what is not there, the same from the same seed."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+pytest.importorskip("scipy")
+
+from tests.train_store import NPTS, PLAIN, TINY, P, S, write_store
+from train.augment import Crop, ExampleMaker, cut, frames_of, targets
+from train.dataset import Store
+from train.disturb import KINDS, disturb
+from train.geometry import look_ahead_frames, output_stride
+from train.settings import read_settings
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return write_store(tmp_path_factory.mktemp("train") / "store")
+
+
+def spoken_samples(n_frames: int) -> npt.NDArray[np.int64]:
+    """The crop's sample that each output speaks of, by the definition in `monitor.pipeline`."""
+    stride, spectrogram = output_stride(TINY), TINY.spectrogram
+    last = np.arange(n_frames // stride) * stride + stride - 1
+    # The crop's frame 0 begins with the crop's sample 0: its centre is -first_sample(0) further on.
+    return (last - look_ahead_frames(TINY)) * spectrogram.hop - spectrogram.first_sample(0)
+
+
+def test_the_highest_p_and_s_targets_are_at_the_arrivals(store: Store) -> None:
+    crop = cut(store, 0, 1500, 3000)
+    n_frames = 290
+    target, weight = targets(crop, n_frames, TINY)
+    spoken = spoken_samples(n_frames)
+    for label, arrival in ((1, P), (2, S)):
+        best = int(np.argmax(target[:, label]))
+        nearest = int(np.argmin(np.abs(spoken - (arrival - 1500))))
+        assert best == nearest
+        assert weight[best, label] == 1
+    active = spoken[target[:, 0] == 1]
+    assert P - 1500 < active.min() < P - 1500 + 40
+    assert active.max() > S - 1500
+
+
+def test_before_an_earthquake_is_noise_and_its_coda_counts_for_neither(store: Store) -> None:
+    crop = cut(store, 0, 0, NPTS)
+    target, weight = targets(crop, 880, TINY)
+    spoken = spoken_samples(880)
+    before = (spoken >= 33) & (spoken < P - 60)  # 33: the middle of the first frame
+    assert not target[before, 0].any()
+    assert weight[before].all()
+    end = S + (S - P)
+    coda = (spoken > end + 30) & (spoken < end + 3 * (S - P) - 30)
+    assert coda.any()
+    assert not weight[coda, 0].any()
+
+
+def test_unknown_intervals_do_not_count(store: Store) -> None:
+    crop = cut(store, 4, 0, NPTS)
+    crop.unknown[2000:3000] = True
+    _, weight = targets(crop, 880, TINY)
+    spoken = spoken_samples(880)
+    inside = (spoken >= 2000) & (spoken < 3000)
+    assert not weight[inside].any()
+    assert weight[~inside & (spoken >= 33)].all()
+
+
+def test_a_gap_is_never_judged(store: Store) -> None:
+    crop = cut(store, 0, 0, NPTS)
+    crop.real[:, 4000:4100] = False
+    crop.wave[~crop.real] = 0
+    frames, judged = frames_of(crop, TINY)
+    hop, span = TINY.spectrogram.hop, TINY.spectrogram.span
+    begin = np.arange(len(judged)) * hop
+    touches = (begin < 4100) & (begin + span > 4000)
+    assert not judged[touches].any()
+    assert not frames[touches].any()
+    assert judged[(begin > 600) & ~touches & ((begin < 3900) | (begin > 4700))].all()
+
+
+def test_what_lies_outside_a_trace_is_not_real(store: Store) -> None:
+    crop = cut(store, 1, -500, NPTS)
+    assert not crop.real[:, :500].any()
+    assert crop.real[0, 500:].all()
+    assert not crop.real[1:].any()  # a vertical-only trace
+    assert crop.events == [(P + 500, S + 500)]
+
+
+@pytest.mark.parametrize("kind", [kind for kind, _ in KINDS], ids=lambda kind: kind.__name__)
+def test_disturbances_keep_shape_and_stay_finite(kind: object) -> None:
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        wave = rng.standard_normal((3, 3000))
+        wave[1] = 0  # an absent component
+        assert callable(kind)
+        kind(wave, rng)
+        assert wave.shape == (3, 3000)
+        assert np.isfinite(wave).all()
+
+
+def test_disturbances_survive_silence_and_change_noise() -> None:
+    silent = np.zeros((3, 3000))
+    disturb(silent, np.random.default_rng(0))
+    assert np.isfinite(silent).all()
+    noise = np.random.default_rng(1).standard_normal((3, 3000))
+    before = noise.copy()
+    disturb(noise, np.random.default_rng(2))
+    assert (noise != before).any()
+
+
+def test_examples_are_the_same_from_the_same_seed(store: Store) -> None:
+    maker, again = ExampleMaker(store, TINY), ExampleMaker(store, TINY)
+    rng, other = np.random.default_rng(8), np.random.default_rng(8)
+    for _ in range(12):
+        a, b = maker.make(rng), again.make(other)
+        assert np.array_equal(a.frames, b.frames)
+        assert np.array_equal(a.targets, b.targets)
+        assert np.array_equal(a.weights, b.weights)
+        assert a.frames.shape == (maker.n_frames, TINY.spectrogram.n_freq, 3)
+        assert a.targets.shape == a.weights.shape == (maker.n_frames // 2, 3)
+        assert np.isfinite(a.frames).all()
+
+
+def test_nothing_is_demanded_of_outputs_without_data(store: Store) -> None:
+    maker = ExampleMaker(store, PLAIN)
+    example = maker.make(np.random.default_rng(1))
+    # Before the background has settled nothing is judged: 3 s and the lag.
+    silent = np.asarray(~example.frames.any(axis=(1, 2)))
+    spoken = np.arange(maker.n_frames // 2) * 2 + 1 - look_ahead_frames(PLAIN)
+    assert silent[:30].all()
+    assert not example.weights[(spoken < 0) | silent[np.clip(spoken, 0, None)]].any()
+
+
+def test_left_out_data_sets_are_not_drawn(store: Store) -> None:
+    import msgspec
+
+    without = msgspec.structs.replace(TINY, data=msgspec.structs.replace(TINY.data, exclude=["synthetic"]))
+    with pytest.raises(ValueError, match="no event traces in split 'train'"):
+        ExampleMaker(store, without)
+
+
+def test_the_settings_files_are_what_they_say() -> None:
+    import train.settings
+
+    configs = Path(train.settings.__file__).parent / "configs"
+    assert read_settings(configs / "default.toml") == read_settings(None)
+    reference = read_settings(configs / "reference.toml")
+    assert reference.network.name == "reference"
+    assert reference.spectrogram.n_freq == 64
+    assert 30 < 64 * reference.spectrogram.frame_interval_s < 31
+
+
+def test_crops_without_events_have_no_targets() -> None:
+    crop = Crop(np.zeros((3, 3000)), np.ones((3, 3000), bool), np.zeros(3000, bool), [])
+    target, _ = targets(crop, 290, TINY)
+    assert not target.any()

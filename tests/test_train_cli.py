@@ -1,0 +1,142 @@
+"""`python -m train`, as a user types it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("scipy")
+
+from typer.testing import CliRunner
+
+from tests.train_store import write_store
+from train.__main__ import EXIT_USAGE, app
+
+RUNNER = CliRunner()
+
+TINY_TOML = """
+name = "tiny"
+seed = 5
+[augment]
+seconds = 30
+[network]
+filters = [4, 4, 6]
+channels = 8
+dilations = [1, 2]
+[fit]
+steps = 2
+batch = 4
+"""
+
+
+def run(*arguments: object, environment: dict[str, str] | None = None) -> tuple[int, str, str]:
+    result = RUNNER.invoke(app, [str(a) for a in arguments], env={"MONITOR_DATA": None, **(environment or {})})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_help_is_quick_and_names_the_commands() -> None:
+    code = """
+import runpy, sys
+sys.argv = ["train", "--help"]
+try:
+    runpy.run_module("train", run_name="__main__")
+except SystemExit:
+    pass
+print(sorted({"tensorflow", "keras", "scipy", "matplotlib", "h5py"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for command in ("prepare", "fit", "quantize", "evaluate", "benchmark", "report", "all"):
+        assert command in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", ["prepare", "all"])
+def test_data_must_be_named(command: str, tmp_path: Path) -> None:
+    code, _, stderr = run(command, "--out", tmp_path)
+    assert code == EXIT_USAGE
+    assert stderr == "train: no data: give --data DIR (repeatable), or set MONITOR_DATA\n"
+
+
+def test_data_may_come_from_the_environment(tmp_path: Path) -> None:
+    code, _, stderr = run("prepare", "--out", tmp_path, environment={"MONITOR_DATA": str(tmp_path / "nowhere")})
+    assert code == EXIT_USAGE
+    assert "nowhere: no training data" in stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [("fit", "run prepare first"), ("quantize", "run prepare first"), ("benchmark", "run prepare first")],
+)
+def test_without_a_store(command: str, missing: str, tmp_path: Path) -> None:
+    code, _, stderr = run(command, "--out", tmp_path)
+    assert code == EXIT_USAGE
+    assert missing in stderr
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps = 3", "unknown field `steps`"),
+        ("[fit]\nsteps = 'many'", "Expected `int`"),
+        ("[fit", "not TOML"),
+        ("[spectrogram]\nhop = 0", "hop is 0"),
+    ],
+)
+def test_wrong_settings_are_named(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    store = write_store(tmp_path / "store").path
+    code, _, stderr = run("fit", "--store", store, "--out", tmp_path, "--settings", path)
+    assert code == EXIT_USAGE
+    assert "wrong.toml" in stderr
+    assert message in stderr
+
+
+def test_leaving_everything_out_is_said_before_training(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store").path
+    code, _, stderr = run("fit", "--store", store, "--out", tmp_path, "--exclude", "*")
+    assert code == EXIT_USAGE
+    assert "no event traces in split 'train'" in stderr
+
+
+def test_steps_in_the_wrong_order(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store").path
+    for command, message in (("quantize", "run fit first"), ("evaluate", "run fit first"), ("report", "run fit first")):
+        code, _, stderr = run(command, "--store", store, "--out", tmp_path)
+        assert code == EXIT_USAGE
+        assert message in stderr
+
+
+def test_from_a_store_to_the_card(tmp_path: Path) -> None:
+    pytest.importorskip("tensorflow")
+    store, out = write_store(tmp_path / "store").path, tmp_path / "out"
+    settings = tmp_path / "tiny.toml"
+    settings.write_text(TINY_TOML)
+    common = ("--store", store, "--out", out)
+    assert run("fit", *common, "--settings", settings, "--exclude", "absent*")[0] == 0
+    assert run("quantize", *common)[0] == 0
+    code, stdout, _ = run("benchmark", *common)
+    assert code == 0
+    assert "| int8 |" in stdout
+    assert "STA/LTA rsudp" in stdout
+    assert run("evaluate", *common)[0] == 0
+    assert run("report", *common)[0] == 0
+    names = {path.name for path in out.iterdir()}
+    assert {"tiny.tflite", "tiny.float.tflite", "tiny.json", "tiny.md", "benchmark.md", "recall.png"} <= names
+    report = json.loads((out / "tiny.json").read_text())
+    assert report["data"]["excluded"] == ["absent*"]
+    assert report["model"]["calibration"]["station_hours"] > 0
+    assert report["model"]["metadata"]["threshold"] == report["benchmark"]["threshold"]
+    assert report["evaluation"]["detectors"]["int8"]["threshold"] == report["benchmark"]["threshold"]
+    assert str(tmp_path) not in (out / "tiny.json").read_text()
+    card = (out / "tiny.md").read_text()
+    for text in ("# Model card: tiny 1", "Licence", "python -m train all --data DATA --seed 5", "## Limits", "STA/LTA"):
+        assert text in card
+    code, _, stderr = run("benchmark", *common, "--only", "nothing")
+    assert code == EXIT_USAGE
+    assert "no trace in split 'dev' with data set nothing" in stderr

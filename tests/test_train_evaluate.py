@@ -1,0 +1,257 @@
+"""Right, wrong, or unknown: the rules, the figures, and STA/LTA, on labels made by hand."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy")
+
+from monitor.detector import DetectorSettings
+from tests.train_store import NPTS, P, S, write_store
+from train.benchmark import (
+    HIGHEST_THRESHOLD,
+    LEAST_THRESHOLD,
+    Curve,
+    breakdown,
+    calibration,
+    curve_figures,
+    false_alarms,
+    make_task,
+    model_detect,
+    parity,
+    ratio_detect,
+    reliability,
+    run_curve,
+    shipped_threshold,
+)
+from train.dataset import Store
+from train.evaluate import (
+    Window,
+    best_f1_threshold,
+    choose_windows,
+    evaluate,
+    roc_auc,
+    scored,
+    window_scores,
+)
+from train.outputs import Found, TraceOutputs, detect
+from train.stalta import ALL, ENERGY, StaLta, ratio, trace_ratio, triggers
+from train.truth import LabelledP, demanded, judge, noise_samples
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return write_store(tmp_path_factory.mktemp("evaluate") / "store")
+
+
+def outputs(index: int, scores: dict[range, float], *, npts: int = NPTS) -> TraceOutputs:
+    """Outputs every 0.2 s: a score and a P at its begin where told, else 0.01."""
+    n = npts // 20
+    probabilities = np.full((n, 3), 0.01, np.float32)
+    for samples, score in scores.items():
+        probabilities[samples.start // 20 : samples.stop // 20, 0] = score
+        probabilities[samples.start // 20, 1] = 0.9
+    judged = np.arange(n) * 20 >= 500
+    return TraceOutputs(index, 1000, 0, 20, probabilities, judged)
+
+
+# -- the rules ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_onset_within_the_limit_picks_the_p(store: Store) -> None:
+    info, wanted = store.traces[0], demanded(store, 0)
+    assert [want.sample for want in wanted] == [P]
+    assert wanted[0].snr_db is not None
+    assert wanted[0].snr_db > 10
+    for offset, picked in ((-149, True), (0, True), (149, True), (151, False)):
+        verdict = judge(info, wanted, [Found(P + offset, P + 900, 0.9)])
+        assert (verdict.picked == [0]) is picked
+        assert verdict.found == [True]
+        assert verdict.false == []
+
+
+def test_one_detection_picks_one_p_and_the_nearest(store: Store) -> None:
+    info, wanted = store.traces[0], demanded(store, 0)
+    verdict = judge(info, wanted, [Found(P - 100, P - 90, 0.9), Found(P + 10, S, 0.9)])
+    assert verdict.picked == [1]
+    assert verdict.false == []
+
+
+def test_a_detection_in_noise_is_false_and_one_in_the_coda_is_not(store: Store) -> None:
+    info, wanted = store.traces[0], demanded(store, 0)
+    verdict = judge(info, wanted, [Found(1000, 1500, 0.9), Found(S + 2000, S + 2100, 0.9), Found(8000, 8100, 0.9)])
+    assert verdict.picked == [None]
+    assert verdict.found == [False]
+    assert verdict.false == [0, 2]
+
+
+def test_what_touches_the_unknown_is_not_false(store: Store) -> None:
+    doubtful = replace(store.traces[4], unknown=((2000, 2400),))
+    assert judge(doubtful, [], [Found(1900, 2000, 1)]).false == []
+    assert judge(doubtful, [], [Found(1900, 1990, 1)]).false == [0]
+    assert judge(doubtful, [], [Found(2400, 2500, 1)]).false == [0]
+    assert noise_samples(doubtful).sum() == NPTS - 500 - 400
+
+
+def test_a_p_that_nobody_can_judge_is_not_demanded(store: Store) -> None:
+    traces = list(store.traces)
+    for gaps, count in (((), 1), (((P - 400, P - 300),), 0), (((P + 100, P + 300),), 0), (((P + 300, P + 400),), 1)):
+        traces[0] = replace(store.traces[0], gaps=gaps)
+        changed = Store(store.path, store.manifest, traces)
+        assert len(demanded(changed, 0)) == count
+
+
+# -- windows -----------------------------------------------------------------------------------------------------------
+
+
+def test_windows_are_seeded_and_hold_what_they_say(store: Store) -> None:
+    chosen = choose_windows(store, range(len(store)), seed=1)
+    assert chosen == choose_windows(store, range(len(store)), seed=1)
+    assert chosen != choose_windows(store, range(len(store)), seed=2)
+    assert {w.index for w in chosen if w.positive} == {0, 1, 2, 3, 8, 9, 10, 11, 12, 17}
+    for w in chosen:
+        assert 0 <= w.start <= store.traces[w.index].npts - 3000
+        if w.positive:
+            assert w.start <= P <= w.start + 3000 - 200
+        elif store.traces[w.index].kind == "continuous":
+            assert w.start + 3000 <= P - 150 or w.start > S + 3 * (S - P)
+
+
+def test_a_windows_score_is_the_highest_that_was_judged() -> None:
+    given = {0: outputs(0, {range(100, 300): 0.99, range(3000, 3100): 0.7, range(6000, 6100): 0.8})}
+    windows = [Window(0, 0, False), Window(0, 200, True), Window(0, 3100, True), Window(1, 0, False)]
+    assert window_scores(windows, given) == pytest.approx([0.01, 0.7, 0.8, 0.0])
+
+
+def test_figures_of_a_detector() -> None:
+    windows = [
+        Window(0, 0, True, 2.0),
+        Window(0, 1, True, 30.0),
+        Window(0, 2, True),
+        *[Window(1, i, False) for i in range(5)],
+    ]
+    scores = np.array([0.2, 0.9, 0.8, 0.6, 0.1, 0.1, 0.1, 0.2])
+    figures = scored(windows, scores, 0.5)
+    assert figures["confusion"] == {"tp": 2, "fn": 1, "fp": 1, "tn": 4}
+    assert figures["accuracy"] == 6 / 8
+    assert figures["precision"] == figures["recall"] == pytest.approx(2 / 3)
+    assert figures["f1"] == pytest.approx(2 / 3)
+    assert figures["roc_auc"] == pytest.approx((5 + 5 + 3.5) / 15)
+    assert figures["recall_by_snr"]["SNR < 1.5"] == {"windows": 1, "recall": 0.0}
+    assert figures["recall_by_snr"]["SNR ≥ 10"] == {"windows": 1, "recall": 1.0}
+    positive = np.array([w.positive for w in windows])
+    assert best_f1_threshold(positive, scores) == 0.8
+    assert roc_auc(positive[:3], scores[:3]) is None
+
+
+def test_all_detectors_are_evaluated_on_the_same_windows(store: Store) -> None:
+    indices = store.select(split="dev")
+    windows = choose_windows(store, indices, seed=0)
+    good = {
+        i: outputs(i, {range(P, S): 0.93} if store.traces[i].picks else {}, npts=store.traces[i].npts) for i in indices
+    }
+    ratios = {setting: {i: trace_ratio(store, i, setting) for i in indices} for setting in ALL}
+    figures = evaluate(windows, models={"int8": (good, 0.5)}, ratios=ratios)
+    assert figures["positive"] + figures["negative"] == len(windows)
+    assert figures["detectors"]["int8"]["accuracy"] == 1.0
+    assert figures["detectors"]["int8"]["roc_auc"] == 1.0
+    assert figures["detectors"][ENERGY.name]["recall"] == 1.0
+    assert figures["detectors"][ENERGY.name]["roc_auc"] > 0.9
+
+
+# -- continuous --------------------------------------------------------------------------------------------------------
+
+
+def test_the_monitors_detector_runs_on_kept_outputs() -> None:
+    found = detect(outputs(0, {range(3000, 3600): 0.9}), DetectorSettings(), 0.5)
+    assert len(found) == 1
+    assert found[0].onset == 3000
+    assert 3500 <= found[0].end <= 3600
+    assert found[0].score == pytest.approx(0.9)
+
+
+def test_benchmark_of_outputs_made_by_hand(store: Store) -> None:
+    task = make_task(store, store.select(split="dev"))
+    assert len(task.all_wanted) == 5
+    hours = (4 * 8500 + 18_000 - 500 - (S + 3 * (S - P) - P + 151)) / 100 / 3600
+    assert sum(task.noise_hours.values()) == pytest.approx(hours)
+    # Each earthquake at 0.9, one noise trace with a false alarm at 0.8.
+    kept = {
+        i: outputs(i, {range(P, S): 0.93} if store.traces[i].picks else {}, npts=store.traces[i].npts)
+        for i in task.indices
+    }
+    kept[13] = outputs(13, {range(2000, 2500): 0.8})
+    detect_at = model_detect(kept, DetectorSettings())
+    curve = run_curve(task, "int8", detect_at, [0.3, 0.7, 0.85, 0.95])
+    assert curve.recalls().tolist() == [1, 1, 1, 0]
+    assert curve.false.sum(axis=0).tolist() == [1, 1, 0, 0]
+    assert curve.rates()[0] == pytest.approx(1 / hours)
+    assert 0.7 < curve.threshold_value(0.1) <= 0.85
+    assert curve.recall_at(0.1) == 1
+    kept_calibration = calibration(curve)
+    assert kept_calibration.false_alarms_per_day[0] == pytest.approx(24 / hours, rel=1e-3)
+    assert kept_calibration.false_alarms_per_day[-1] == 0
+    assert [alarm[:2] for alarm in false_alarms(task, detect_at, 0.5)] == [(13, 2000)]
+    assert false_alarms(task, detect_at, 0.85) == []
+    figures = curve_figures(curve, run_curve(task, "int8", detect_at, [0.85]), task, seed=1)
+    assert figures["at_threshold"]["recall"] == 1
+    assert figures["at_threshold"]["false_alarms"] == 0
+    assert figures["by"]["kind"]["continuous"]["p_arrivals"] == 1
+    assert parity(task, detect_at, detect_at, 0.5) == {"detections": 12, "without_partner": 0, "share": 0.0}
+    assert parity(task, detect_at, lambda *_: [], 0.5)["share"] == 1.0
+    frames = reliability(task, kept)
+    assert frames["bins"][9]["true"] == 1.0
+    assert frames["bins"][8]["true"] == 0.0
+
+
+def made_curve(false: list[float]) -> Curve:
+    thresholds = np.linspace(0.1, 0.999, len(false))
+    zeros = np.zeros((1, len(false)))
+    return Curve("x", thresholds, ["XX.A"], zeros, zeros, np.array([false]), np.array([1.0]), np.array([10.0]))
+
+
+def test_the_shipped_threshold_has_limits() -> None:
+    assert shipped_threshold(made_curve([0, 0, 0])) == LEAST_THRESHOLD
+    assert shipped_threshold(made_curve([90, 90, 90])) == HIGHEST_THRESHOLD
+    # 2 and then 0 false alarms in 10 hours: the 0.1 an hour lies half-way, in log-odds.
+    odds = 0.5 * (np.log(0.5495 / 0.4505) + np.log(0.999 / 0.001))
+    assert shipped_threshold(made_curve([5, 2, 0])) == pytest.approx(1 / (1 + np.exp(-odds)), abs=1e-4)
+
+
+def test_a_rate_never_rises_with_the_threshold() -> None:
+    # Two false alarms that a lower threshold had joined into one.
+    assert made_curve([3, 1, 2, 0]).rates().tolist() == [0.3, 0.2, 0.2, 0.0]
+
+
+def test_every_labelled_p_is_in_one_group_of_each_kind(store: Store) -> None:
+    task = make_task(store, range(len(store)))
+    for groups in breakdown(task).values():
+        assert sorted(i for members in groups.values() for i in members) == list(range(len(task.all_wanted)))
+
+
+def test_a_labelled_p_is_compared_by_value() -> None:
+    assert LabelledP(0, 1.0, None, None) == LabelledP(0, 1.0, None, None)
+
+
+# -- STA/LTA -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chosen", ALL, ids=lambda s: s.name)
+def test_sta_lta_is_one_in_noise_and_rises_with_a_wave(store: Store, chosen: StaLta) -> None:
+    quiet = np.random.default_rng(0).standard_normal(60_000).astype(np.float32)
+    ratios = ratio(quiet, chosen)
+    assert not ratios[:500].any()
+    assert np.median(ratios[500:]) == pytest.approx(1.0, abs=0.15)
+    assert ratio(quiet * 1e6 + 1e3, chosen)[2000:] == pytest.approx(ratios[2000:], rel=1e-3)
+    quake = trace_ratio(store, 0, chosen)
+    assert quake[P : P + 1000].max() > 2.5 > quake[600:P].max()
+
+
+def test_sta_lta_triggers_once_for_one_wave(store: Store) -> None:
+    found = triggers(trace_ratio(store, 0, ENERGY), ENERGY, 5.0)
+    assert P <= found[0].onset < P + 30
+    assert len(found) <= 2  # the S may come as a second one
+    assert triggers(np.zeros(1000, np.float32), ENERGY, 5.0) == []
+    at = ratio_detect({0: trace_ratio(store, 0, ENERGY)}, ENERGY)
+    assert at(0, 5.0) == found
