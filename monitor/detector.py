@@ -28,7 +28,7 @@ class DetectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         wait_for_s_s: The same while no S has been seen.
         p_probability, s_probability: Least probability of a frame that is taken for a P or S arrival.
         look_back_s: How far before the trigger a P is looked for.
-        split_probability: P probability that begins a new detection within one whose S has passed.
+        split_probability: P probability that begins a new detection within one, after `min_split_s` or its like.
         min_split_s: Least time between the P arrivals of two detections.
         min_split_before_s_s: The same while no S has been seen.
         max_duration_s: A detection is ended after this.

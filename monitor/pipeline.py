@@ -70,6 +70,8 @@ class StationPipeline:
         self._threshold = settings.threshold or model.metadata.threshold
         self._detector = Detector(settings, threshold=self._threshold, step_s=stride * params.frame_interval_s)
         self._batch = max(1, round(batch_s / params.frame_interval_s))
+        # After this many silent frames nothing remembers what was before: background, network and detector are as new.
+        self._silence = _silence_frames(model, settings)
         self._capacity_s = batch_s + _HISTORY_S + _PIECE_S
         self.channels: dict[ChannelId, Channel] = {}
         self._rows: list[Channel | None] = []
@@ -187,20 +189,44 @@ class StationPipeline:
         # What does not fill a batch waits for the next call, unless it was asked for.
         while stop - self._frame >= at_least:
             end = min(stop, self._frame + self._batch)
-            frames, judged = self._frames(self._frame, end)
-            self._frame = end
-            detections += self._judge(frames, judged)
+            if stop - self._frame > 2 * self._silence:
+                silent_until = self._silent_until(stop)
+                if silent_until - self._frame > 2 * self._silence:
+                    end = self._frame + self._silence
+                    detections += self._judge_to(end)
+                    self._begin_at(silent_until)
+                    continue
+            detections += self._judge_to(end)
         return detections
+
+    def _judge_to(self, stop: int) -> list[Detection]:
+        assert self._frame is not None
+        frames, judged = self._frames(self._frame, stop)
+        self._frame = stop
+        return self._judge(frames, judged)
+
+    def _silent_until(self, stop: int) -> int:
+        """Frame up to which, `stop` at most, no component holds a sample from the next frame on."""
+        assert self._frame is not None
+        start = self._params.first_sample(self._frame)
+        following = [channel.ring.next_real(start) for channel in self.channels.values()]
+        first = min((sample for sample in following if sample is not None), default=None)
+        if first is None:
+            return stop
+        return min(stop, max(self._frame, first // self._params.hop - self._params.nperseg // self._params.hop))
 
     def _start(self, stop: int) -> None:
         """Begin with the first frame that the first sample allows."""
         starts = [c.first_sample for c in self.channels.values() if c.first_sample is not None]
         if not starts:
             return
+        first = -(-(min(starts) + self._params.nperseg // 2 + 1) // self._params.hop)
+        if first <= stop:
+            self._begin_at(first)
+
+    def _begin_at(self, first: int) -> None:
+        """Make `first` the next frame, with nothing known of what was before it."""
         params, metadata = self._params, self._model.metadata
-        first = -(-(min(starts) + params.nperseg // 2 + 1) // params.hop)
-        if first > stop:
-            return
         self._frame = first
         self._backgrounds = [None if row is None else Background(params, first) for row in self._rows]
         # The first output ends on the grid at or after the first frame; before it the model sees nothing.
@@ -349,6 +375,14 @@ class StationPipeline:
         moment = format_time(self._sample_ns(self.spoken_sample(trigger_step)), digits=1)
         stamp = "".join(ch for ch in moment if ch.isdigit() or ch in "T.")
         return f"{self.group.station_id}-{stamp}-{hashlib.sha256(text).hexdigest()[:8]}"
+
+
+def _silence_frames(model: Model, settings: DetectorSettings) -> int:
+    """Frames without data after which the pipeline is as it was before any."""
+    metadata = model.metadata
+    spectrogram = metadata.spectrogram
+    wait_s = max(settings.hold_s, settings.wait_for_s_s)
+    return metadata.context_frames + 2 * spectrogram.block + round(wait_s / spectrogram.frame_interval_s) + 10
 
 
 def _worth_telling(previous: Detection, found: Measurement) -> bool:

@@ -85,6 +85,14 @@ class RingBuffer:
             samples[~valid] = 0.0
         return samples, valid
 
+    def next_real(self, index: int) -> int | None:
+        """Index of the first real sample at or after `index` that the ring holds; None if there is none."""
+        if self._end is None or index >= self._end:
+            return None
+        first = max(index, self._end - self.capacity)
+        _, valid = self.read(first, self._end)
+        return first + int(np.argmax(valid)) if valid.any() else None
+
     def _mark_gap(self, index: int) -> None:
         assert self._end is not None
         length = min(index - self._end, self.capacity)

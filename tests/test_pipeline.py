@@ -228,3 +228,26 @@ def test_long_gap_and_long_segment(model: Model) -> None:
     expected = [P_NS, start + 740 * NS_PER_SECOND]
     assert len(onsets) == 2
     assert np.abs(np.array(onsets) - expected).max() < 0.2 * NS_PER_SECOND
+
+
+def test_an_outage_of_any_length_costs_nothing_and_changes_nothing(model: Model) -> None:
+    """Ten thousand years in one step: a record with a wrong clock must not stop the program."""
+    weeks, aeon = 3 * 7 * 86400 * NS_PER_SECOND, 100 * 366 * 86400 * NS_PER_SECOND
+    parts = [segments(QUAKE, rate=100.0, start_ns=T0 + shift) for shift in (0, weeks, aeon)]
+    found = finals(detect(model, [segment for part in parts for segment in part]))
+    assert len(found) == 3
+    for shift, detection in zip((0, weeks, aeon), found, strict=True):
+        (alone,) = finals(detect(model, segments(QUAKE, rate=100.0, start_ns=T0 + shift)))
+        assert detection == alone
+
+
+@pytest.mark.parametrize("outage_s", [20, 31, 45, 90, 400])
+def test_an_outage_is_skipped_as_if_it_were_looked_at(
+    model: Model, outage_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shift = (75 + outage_s) * NS_PER_SECOND
+    packets = segments(QUAKE, rate=100.0) + segments(QUAKE, rate=100.0, start_ns=T0 + shift)
+    skipped = detect(model, packets)
+    monkeypatch.setattr("monitor.pipeline._silence_frames", lambda *_: 10**9)
+    assert detect(model, packets) == skipped
+    assert len(finals(skipped)) == 2

@@ -1,6 +1,7 @@
 """What a model says of stored traces, by the very pipeline that runs at the station."""
 
 import math
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ from train.traceinfo import RATE_HZ, Interval, TraceInfo
 F32 = npt.NDArray[np.float32]
 
 _SAMPLE_NS = round(NS_PER_SECOND / RATE_HZ)
-# Where a trace without a time is put: on the grid of every block and stride.
+# Where a trace without a time is put, and seconds after it by the trace's name: the arrivals of many data sets are at
+# the same sample of every trace, which must not be the same place of the output grid.
 _EPOCH_NS = parse_time("2000-01-01T00:00:00Z")
 
 Progress = Callable[[int, int], None]
@@ -205,7 +207,9 @@ def _run(
     ]
     group = StationGroup(network, station, "", code, (channels[0], channels[1], channels[2]))
     # On the grid: a shift of less than a sample, so that labels and outputs count the same samples.
-    start = (info.starttime_ns if info.starttime_ns is not None else _EPOCH_NS) // _SAMPLE_NS
+    start = _EPOCH_NS // _SAMPLE_NS + zlib.crc32(info.name.encode()) % 10_000
+    if info.starttime_ns is not None:
+        start = info.starttime_ns // _SAMPLE_NS
     # No longer than the trace: a batch is computed when it is full.
     batch_s = min(REPLAY_BATCH_S, math.ceil(info.npts / RATE_HZ))
     pipeline = StationPipeline(group, model, settings, origin="replay", batch_s=batch_s, on_output=on_output)
