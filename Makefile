@@ -40,8 +40,8 @@ format: $(ALL_READY) ## Format the code and repair what can be repaired
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-train: $(ALL_READY) ## Train the model anew, from waveforms to the int8 .tflite
-	$(BIN)/python -m train all
+train: $(ALL_READY) ## Train the model anew: make train DATA=/path/to/data
+	$(BIN)/python -m train all $(if $(DATA),--data $(DATA)) $(TRAIN_ARGS)
 
 # One resolution for all: the smaller locks take their versions from the full one.
 UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --fork-strategy fewest \

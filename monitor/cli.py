@@ -290,8 +290,8 @@ def model_info(
         "kind": metadata.kind,
         "input": (
             f"{spectrogram.n_freq} bins, {spectrogram.frequencies_hz[0]:.2f} to "
-            f"{spectrogram.frequencies_hz[-1]:.2f} Hz, every {spectrogram.frame_interval_s:g} s, components {''.join(metadata.components)}, "
-            f"{spectrogram.sampling_rate} Hz"
+            f"{spectrogram.frequencies_hz[-1]:.2f} Hz, every {spectrogram.frame_interval_s:g} s, "
+            f"components {''.join(metadata.components)}, {spectrogram.sampling_rate} Hz"
         ),
         "output": f"{', '.join(metadata.labels)} every {metadata.output_stride * spectrogram.frame_interval_s:g} s",
         "looks back": f"{metadata.context_frames * spectrogram.frame_interval_s:.1f} s",

@@ -46,7 +46,7 @@ SettingsOption = Annotated[
     Path | None, typer.Option("--settings", metavar="TOML", help="As train/configs/*.toml; the defaults without it.")
 ]
 SeedOption = Annotated[int | None, typer.Option(help="Instead of the settings' seed.")]
-StepsOption = Annotated[int | None, typer.Option(min=1, help="Optimiser steps, instead of the settings'.")]
+StepsOption = Annotated[int | None, typer.Option(min=1, help="Optimiser steps; those of mining follow in proportion.")]
 ExcludeOption = Annotated[
     list[str] | None,
     typer.Option(metavar="PATTERN", help="Data sets to leave out of training, * and ? allowed. Repeatable."),
@@ -260,7 +260,8 @@ def _read_settings(path: Path | None, seed: int | None, steps: int | None, exclu
     if seed is not None:
         settings = replace(settings, seed=seed)
     if steps is not None:
-        settings = replace(settings, fit=replace(settings.fit, steps=steps))
+        mining = round(settings.fit.mining_steps * steps / settings.fit.steps)
+        settings = replace(settings, fit=replace(settings.fit, steps=steps, mining_steps=mining))
     if exclude:
         settings = replace(settings, data=replace(settings.data, exclude=[*settings.data.exclude, *exclude]))
     return settings
@@ -291,18 +292,16 @@ def _fit(
     prepared = _open(store)
 
     from train.augment import ExampleMaker  # noqa: PLC0415
-    from train.steps import save_settings  # noqa: PLC0415
+    from train.steps import save_settings, train  # noqa: PLC0415
 
     with _users_part():
         ExampleMaker(prepared, settings)  # says what is missing before TensorFlow is loaded
-    from train.fit import fit  # noqa: PLC0415
+    with _Watch() as watch, contextlib.redirect_stdout(sys.stderr):
 
-    with _Watch() as watch:
+        def tell(part: str, step: int, steps: int, losses: dict[str, float]) -> None:
+            watch.show(part, step, steps, "  ".join(f"{k} {v:.4f}" for k, v in losses.items()))
 
-        def tell(step: int, losses: dict[str, float]) -> None:
-            watch.show("fit", step, settings.fit.steps, "  ".join(f"{k} {v:.4f}" for k, v in losses.items()))
-
-        fit(prepared, settings, out, report=tell)
+        train(prepared, settings, out, watch=watch.part, report=tell)
     save_settings(settings, out)
 
 

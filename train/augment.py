@@ -159,6 +159,8 @@ class ExampleMaker:
             members = [
                 index
                 for index in store.select(split=split, kind=of, exclude_datasets=exclude)  # type: ignore[arg-type]
+                # A long-period quake with a rockfall after it is neither earthquake nor noise.
+                if store.traces[index].noise_type != "lp-rockfall"
                 if name == "noise" or store.traces[index].picks
             ]
             if not members:
@@ -180,7 +182,8 @@ class ExampleMaker:
             # A long trace stands for as many as fit in it; one with many earthquakes likewise.
             if info.kind != "continuous":
                 return info.weight
-            return info.weight * (len(info.picks) / 2 if name == "event" else info.npts / 9000)
+            npts = info.npts - sum(stop - start for start, stop in info.gaps)
+            return info.weight * (len(info.picks) / 2 if name == "event" else npts / 9000)
 
         amounts = np.array([amount(traces[i]) for i in members])
         datasets = [traces[i].dataset for i in members]

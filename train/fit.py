@@ -68,8 +68,17 @@ def _produce(
     maker = ExampleMaker(Store.open(store_path), settings)
     maker.add_hard_negatives(hard)
     rng = np.random.default_rng([settings.seed, worker])
+    parent = multiprocessing.parent_process()
     while True:
-        out.put(make_batch(maker, settings, rng))
+        batch = make_batch(maker, settings, rng)
+        while True:
+            try:
+                out.put(batch, timeout=5.0)
+                break
+            except queue.Full:
+                # A parent that was killed cannot end this process.
+                if parent is not None and not parent.is_alive():
+                    return
 
 
 def batches(store: Store, settings: Settings, hard: list[tuple[int, int]]) -> Generator[Batch, None, None]:
@@ -123,7 +132,7 @@ def fit(
     Args:
         store: The prepared recordings.
         settings: The run.
-        out: Folder for `model.keras` and `history.json`.
+        out: Folder for `model.keras` and `history.json` (`history_mined.json` where it goes on from weights).
         hard_negatives: Places (trace index, sample) that an earlier model took for earthquakes.
         start_from: Weights to go on from.
         report: Told the step and the smoothed losses about every second.
@@ -201,5 +210,6 @@ def fit(
                 if number + 1 < settings.fit.steps:
                     for variable, value in zip(model.trainable_variables, current, strict=True):
                         variable.assign(value)
-    (out / "history.json").write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
+    source_of = "history.json" if start_from is None else "history_mined.json"
+    (out / source_of).write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
     return out / "model.keras"

@@ -77,6 +77,9 @@ class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     Attributes:
         steps: Optimiser steps.
+        mining_steps: Steps after that with the false alarms that the model itself then gave on training noise among
+            the examples; 0 for none.
+        mining_rate_share: Their learning rate, as a share of the first one.
         batch: Examples in a step.
         learning_rate: Highest; warmed up over the first 3 % of the steps, then a cosine down to 1 % of it.
         weight_decay: AdamW's.
@@ -84,7 +87,9 @@ class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         workers: Processes that make examples.
     """
 
-    steps: int = 7000
+    steps: int = 5000
+    mining_steps: int = 2000
+    mining_rate_share: float = 0.3
     batch: int = 48
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4

@@ -16,13 +16,22 @@ from train.outputs import F32, FloatModel, Progress, TraceOutputs, all_outputs
 from train.settings import Settings
 from train.stalta import ALL as STA_LTA
 from train.stalta import StaLta, trace_ratio
+from train.traceinfo import RATE_HZ
 
 Watch = Callable[[str], Progress]
 """Given what is being done, gives what to tell how far it is."""
 
+Report = Callable[[str, int, int, dict[str, float]], None]
+"""Told what is being trained, the step, of how many, and the losses."""
+
 SETTINGS_FILE = "settings.json"
 EVALUATION_FILE = "evaluation.json"
 BENCHMARK_FILE = "benchmark.json"
+MINED_FILE = "mined.json"
+
+_QUIET_PICKS_PER_HOUR = 3.0
+_MINING_THRESHOLD = 0.3
+_MOST_MINED = 1000
 
 SplitChoice = Literal["dev", "train", "all"]
 
@@ -70,6 +79,73 @@ def chosen_traces(store: Store, *, split: SplitChoice, only: Sequence[str]) -> l
     if not indices:
         raise ValueError(f"{store.path}: no trace in split {split!r} with data set {', '.join(only) or 'any'}")
     return indices
+
+
+def train(
+    store: Store,
+    settings: Settings,
+    out: Path,
+    *,
+    watch: Watch,
+    report: Callable[[str, int, int, dict[str, float]], None],
+) -> Path:
+    """Train, then go on with the false alarms that the model gives on training noise among the examples.
+
+    Args:
+        store: The prepared recordings.
+        settings: The run.
+        out: Folder of the run.
+        watch: For progress of the mining.
+        report: For progress of the training.
+
+    Returns:
+        Path of the Keras model.
+    """
+    # TensorFlow is only where a model is made.
+    from train.fit import fit  # noqa: PLC0415
+    from train.quantize import quantize  # noqa: PLC0415
+
+    first = settings.fit
+    path = fit(store, settings, out, report=lambda step, losses: report("training", step, first.steps, losses))
+    if not first.mining_steps or settings.network.name != "stream":
+        return path
+    early = quantize(store, settings, path, out / "before_mining")
+    places = mine(store, settings, early, watch)
+    write_json({"places": [[store.traces[index].name, sample] for index, sample in places]}, out / MINED_FILE)
+    later = msgspec.structs.replace(
+        settings,
+        # Other examples than the first time.
+        seed=settings.seed + 1,
+        fit=msgspec.structs.replace(
+            first, steps=first.mining_steps, learning_rate=first.learning_rate * first.mining_rate_share
+        ),
+    )
+    return fit(
+        store,
+        later,
+        out,
+        hard_negatives=places,
+        start_from=path,
+        report=lambda step, losses: report("with mined negatives", step, first.mining_steps, losses),
+    )
+
+
+def mine(store: Store, settings: Settings, path: Path, watch: Watch) -> list[tuple[int, int]]:
+    """Find where a model gives false alarms on the training split's noise: (trace index, sample), the surest first.
+
+    In an active sequence what nobody picked may be an earthquake all the same: such traces are left out.
+    """
+    indices = [
+        index
+        for index in store.select(split="train", kind=("noise", "continuous"), exclude_datasets=settings.data.exclude)
+        if store.traces[index].noise_type != "lp-rockfall"
+        and len(store.traces[index].picks) <= _QUIET_PICKS_PER_HOUR * store.traces[index].npts / RATE_HZ / 3600
+    ]
+    outputs = all_outputs(store, indices, Model(path), progress=watch("mining"))
+    task = bench.make_task(store, indices)
+    found = bench.false_alarms(task, bench.model_detect(outputs, DetectorSettings()), _MINING_THRESHOLD)
+    ranked = sorted(found, key=lambda place: -place[2])[:_MOST_MINED]
+    return [(index, sample) for index, sample, _ in ranked]
 
 
 class Outputs:
