@@ -18,7 +18,9 @@ F64 = npt.NDArray[np.float64]
 _P_SIGMA_S = 0.25
 _S_SIGMA_S = 0.3
 _ONSET_BEFORE_S = 1.6
+_ONSET_LEAST_BEFORE_S = 0.2
 _ONSET_AFTER_S = 1.0
+_LEAST_S_MINUS_P_S = 0.3
 _NOISE_S = 5.0
 _NOISE_GUARD_S = 0.5
 _SIGNAL_S = 2.0
@@ -68,8 +70,10 @@ def measure(
     if s_sample is not None:
         horizontals = [row for row in rows[1:] if row is not None and _has_data(row, s_sample, until, rate)]
         s_channel = horizontals[0] if horizontals else vertical
-        s_onset, _ = _refined(s_channel, params, s_sample, until, _S_SIGMA_S)
-        s_ns = max(_time_ns(s_channel, s_onset, rate), _time_ns(vertical, onset, rate))
+        # Behind the P onset, which would stand out far more.
+        after_p = math.ceil(onset) + round(_LEAST_S_MINUS_P_S * rate)
+        s_onset, _ = _refined(s_channel, params, max(s_sample, after_p), until, _S_SIGMA_S, not_before=after_p)
+        s_ns = _time_ns(s_channel, s_onset, rate)
     snr_db, dominant_hz = _signal_to_noise(vertical, params, round(onset), until)
     stop = min(max(end_sample, round(onset) + round(_SIGNAL_S * rate)), until)
     peak, complete = 0.0, 0.0
@@ -102,17 +106,19 @@ def _has_data(channel: Channel, sample: int, until: int, rate: int) -> bool:
 
 
 def _refined(
-    channel: Channel, params: SpectrogramParams, sample: int, until: int, sigma_s: float
+    channel: Channel, params: SpectrogramParams, sample: int, until: int, sigma_s: float, *, not_before: int = 0
 ) -> tuple[float, float]:
     """Onset as an absolute, fractional sample, and its uncertainty in seconds."""
     rate = params.sampling_rate
-    start = sample - round(_ONSET_BEFORE_S * rate)
+    start = max(sample - round(_ONSET_BEFORE_S * rate), not_before)
+    if sample - start < round(_ONSET_LEAST_BEFORE_S * rate):
+        return float(sample), sigma_s
     samples, valid = channel.ring.read(start, min(sample + round(_ONSET_AFTER_S * rate), until))
     if len(samples) < rate // 2 or not valid.all():
         # Only what is connected to the onset counts.
         return float(sample), sigma_s
     # The difference whitens what most sites' noise and most earthquakes' long periods would hide.
-    onset = refine(np.diff(samples), sampling_rate=rate, guess_s=_ONSET_BEFORE_S, guess_sigma_s=sigma_s)
+    onset = refine(np.diff(samples), sampling_rate=rate, guess_s=(sample - start - 1) / rate, guess_sigma_s=sigma_s)
     return start + 1 + onset.offset_s * rate, onset.uncertainty_s
 
 
