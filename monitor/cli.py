@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -37,6 +38,21 @@ app = typer.Typer(
 )
 model_app = typer.Typer(help="What the model is, whether it runs here, and how fast.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"monitor {metadata.version('seismic-monitor')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Says whether a seismometer's signal is an earthquake."""
 
 
 class Format(enum.StrEnum):
@@ -103,7 +119,7 @@ ModelOption = Annotated[
 def replay(
     files: Annotated[
         list[str],
-        typer.Argument(metavar="FILE...", help="Recordings (miniSEED 2 or 3), directories, or - for standard input."),
+        typer.Argument(metavar="FILE", help="Recordings (miniSEED 2 or 3), directories, or - for standard input."),
     ],
     output_format: Annotated[Format, typer.Option("--format", help="What to print detections as.")] = Format.TABLE,
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write there instead of standard output.")] = None,
@@ -266,41 +282,41 @@ def model_info(
 ) -> None:
     """Say what the model is."""
     loaded = _model(_settings(config, model))
-    metadata = loaded.metadata
+    about = loaded.metadata
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode(metadata)).decode())
+        print(msgspec.json.format(msgspec.json.encode(about)).decode())
         return
     if calibration:
-        if metadata.calibration is None:
+        if about.calibration is None:
             _fail(f"{loaded.path}: this model has no calibration", EXIT_FAILED)
-        table = metadata.calibration
+        table = about.calibration
         print(f"False alarms on {table.station_hours:.1f} station-hours of held-out noise")
         print("threshold  per station-day")
         for value, rate in zip(table.thresholds, table.false_alarms_per_day, strict=True):
             print(f"{value:9.4f}  {rate:15.2f}")
         return
     problems = loaded.accelerator_problems()
-    spectrogram = metadata.spectrogram
+    spectrogram = about.spectrogram
     rows = {
         "file": str(loaded.path),
-        "name": f"{metadata.name} {metadata.version}",
+        "name": f"{about.name} {about.version}",
         "sha256": loaded.ref.sha256,
         "size": f"{loaded.size_bytes:,} bytes",
         "parameters": f"{loaded.parameters():,}",
-        "kind": metadata.kind,
+        "kind": about.kind,
         "input": (
             f"{spectrogram.n_freq} bins, {spectrogram.frequencies_hz[0]:.2f} to "
             f"{spectrogram.frequencies_hz[-1]:.2f} Hz, every {spectrogram.frame_interval_s:g} s, "
-            f"components {''.join(metadata.components)}, {spectrogram.sampling_rate} Hz"
+            f"components {''.join(about.components)}, {spectrogram.sampling_rate} Hz"
         ),
-        "output": f"{', '.join(metadata.labels)} every {metadata.output_stride * spectrogram.frame_interval_s:g} s",
-        "looks back": f"{metadata.context_frames * spectrogram.frame_interval_s:.1f} s",
+        "output": f"{', '.join(about.labels)} every {about.output_stride * spectrogram.frame_interval_s:g} s",
+        "looks back": f"{about.context_frames * spectrogram.frame_interval_s:.1f} s",
         "looks ahead": (
-            f"{metadata.look_ahead_frames * spectrogram.frame_interval_s:.1f} s, "
+            f"{about.look_ahead_frames * spectrogram.frame_interval_s:.1f} s, "
             f"and half a frame of {spectrogram.nperseg / spectrogram.sampling_rate:.2f} s"
         ),
-        "threshold": f"{metadata.threshold:.4f}",
-        "training data": metadata.training_fingerprint,
+        "threshold": f"{about.threshold:.4f}",
+        "training data": about.training_fingerprint,
         "operators": ", ".join(f"{name} {count}" for name, count in sorted(loaded.operators().items())),
         "Edge TPU": "every operator can be mapped" if not problems else f"not mapped: {', '.join(problems)}",
     }
