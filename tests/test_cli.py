@@ -212,7 +212,8 @@ def test_start_up_is_light(recording: Path) -> None:
 
 def test_ctrl_c_keeps_what_was_found(recording: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "monitor.cli", "replay", str(recording), "--format", "jsonl", "--speed", "25"],
+        [sys.executable, "-m", "monitor.cli", "replay", str(recording), "--format", "jsonl", "--all-states",
+         "--speed", "8"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
@@ -221,7 +222,8 @@ def test_ctrl_c_keeps_what_was_found(recording: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert lines(first)[0].state == "final"
+    assert lines(first)[0].state == "new"
+    assert b"what was found so far is above" in errors
     assert b"Traceback" not in errors
 
 
