@@ -128,7 +128,15 @@ def test_from_a_store_to_the_card(tmp_path: Path) -> None:
     assert run("evaluate", *common)[0] == 0
     assert run("report", *common)[0] == 0
     names = {path.name for path in out.iterdir()}
-    assert {"mined.json", "tiny.tflite", "tiny.float.tflite", "tiny.json", "tiny.md", "benchmark.md", "recall.png"} <= names
+    assert {
+        "mined.json",
+        "tiny.tflite",
+        "tiny.float.tflite",
+        "tiny.json",
+        "tiny.md",
+        "benchmark.md",
+        "recall.png",
+    } <= names
     report = json.loads((out / "tiny.json").read_text())
     assert report["data"]["excluded"] == ["absent*"]
     assert report["model"]["calibration"]["station_hours"] > 0

@@ -3,7 +3,7 @@
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ import msgspec
 from monitor.model import Model
 
 _PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "numpy", "scipy")
+
+# The others are in the report: the card is to be read at one sitting.
+_CARD_BREAKDOWNS = ("SNR", "S-P", "components")
 
 _RULES = """\
 A labelled P counts where there was data to judge it: 5 s into a run of samples or later, 2 s before its end or earlier.
@@ -55,8 +58,8 @@ def evaluation_tables(evaluation: Mapping[str, Any]) -> str:
     return f"{main}\n\n{by_snr}"
 
 
-def benchmark_tables(benchmark: Mapping[str, Any]) -> str:
-    """The figures on continuous data as Markdown."""
+def benchmark_tables(benchmark: Mapping[str, Any], *, by: Collection[str] | None = None) -> str:
+    """The figures on continuous data as Markdown; broken down by these properties, or by all."""
     detectors: Mapping[str, Any] = benchmark["detectors"]
     parts = [
         table(
@@ -79,6 +82,8 @@ def benchmark_tables(benchmark: Mapping[str, Any]) -> str:
     ]
     first: Mapping[str, Any] = next(iter(detectors.values()))
     for label, groups in first["by"].items():
+        if by is not None and label not in by:
+            continue
         heads = (f"{group.split(': ')[-1]} ({of['p_arrivals']})" for group, of in groups.items())
         parts.append(
             table(
@@ -199,7 +204,7 @@ def _card(model: Model, report: Mapping[str, Any]) -> str:
     first: Mapping[str, Any] = next(iter(benchmark["detectors"].values())) if benchmark else {}
     continuous = (
         f"{first['p_arrivals']} labelled P arrivals and {first['noise_hours']} hours of noise at {first['stations']} "
-        f"stations, split: {benchmark['split']}.\n\n{_RULES}\n\n{benchmark_tables(benchmark)}\n\n"
+        f"stations, split: {benchmark['split']}.\n\n{_RULES}\n\n{benchmark_tables(benchmark, by=_CARD_BREAKDOWNS)}\n\n"
         f"{onset_tables(benchmark)}\n\nOf the detections of the float and the int8 network together, "
         f"{100 * benchmark['parity']['share']:.1f} % have no partner within 0.5 s in the other. Expected calibration "
         f"error of the event probability, by frame: {benchmark['reliability'].get('expected_calibration_error')}."
