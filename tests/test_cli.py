@@ -215,6 +215,8 @@ def test_ctrl_c_keeps_what_was_found(recording: Path) -> None:
         [sys.executable, "-m", "monitor.cli", "replay", str(recording), "--format", "jsonl", "--all-states",
          "--speed", "8"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # Whoever runs the tests in the background has the signal ignored, and a child inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )  # fmt: skip
     assert process.stdout is not None
     first = process.stdout.readline()
