@@ -31,6 +31,9 @@ METADATA_NAME = "monitor.json"
 METADATA_SCHEMA = "monitor.model/1"
 COMPONENTS = ("Z", "N", "E")
 LABELS = ("earthquake", "P", "S")
+# Interpreters and processors round each layer's sums in their own way: tflite-runtime 2.14 is up to 2 off where LiteRT
+# made the answers. A wrong weight or a missing layer is off by tens.
+_REFERENCE_TOLERANCE = 3
 _DEFAULT_MODEL = "seismic.tflite"
 
 # Operators that Google's documentation of the Edge TPU compiler lists as supported for int8, those that occur in
@@ -47,7 +50,7 @@ class ModelError(Exception):
 
 
 class ReferenceAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the model must answer to `reference_input`; int8, one value of tolerance per unit of rounding."""
+    """What the model must answer to `reference_input`, int8, within `_REFERENCE_TOLERANCE`."""
 
     input_frames: int
     output: list[int]
@@ -261,9 +264,12 @@ class Model:
         if len(found) != len(expected):
             return [f"reference answer has {len(expected)} values, this model gave {len(found)}"]
         off = np.abs(found - expected)
-        if off.max(initial=0) > 1:
+        if off.max(initial=0) > _REFERENCE_TOLERANCE:
             at = int(np.argmax(off))
-            return [f"reference answer {at} is {expected[at]}, this machine gave {found[at]}; accepted: within 1"]
+            return [
+                f"reference answer {at} is {expected[at]}, this machine gave {found[at]};"
+                f" accepted: within {_REFERENCE_TOLERANCE}"
+            ]
         return []
 
     def operators(self) -> dict[str, int]:
