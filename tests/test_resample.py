@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import signal
 
 from monitor.resample import Resampler
 from monitor.timebase import NS_PER_SECOND, parse_time
@@ -128,7 +129,6 @@ def test_what_would_alias_is_attenuated(rate: float, share: float, start_ns: int
 @pytest.mark.parametrize("rate", [125.0, 200.0, 250.0, 500.0])
 def test_against_scipy(rate: float) -> None:
     """SciPy's polyphase filter with the kernel as the module's text gives it."""
-    signal = pytest.importorskip("scipy.signal")
     up, down = {125.0: (4, 5), 200.0: (1, 2), 250.0: (2, 5), 500.0: (1, 5)}[rate]
     samples = np.random.default_rng(2).normal(0, 1000, round(5 * rate))
     reach = 12 * down  # half width in samples of the common rate, in steps of 1 / (up * rate)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import signal
 
 from monitor.spectrogram import F32, Background, Bool, SpectrogramParams, complete_frames, power_db
 
@@ -20,7 +21,6 @@ F64 = npt.NDArray[np.float64]
 
 @pytest.mark.parametrize(("nperseg", "hop", "first_bin", "last_bin"), [(64, 10, 1, 32), (32, 7, 2, 9), (8, 8, 4, 4)])
 def test_power_is_scipys(nperseg: int, hop: int, first_bin: int, last_bin: int) -> None:
-    signal = pytest.importorskip("scipy.signal")
     params = SpectrogramParams(nperseg=nperseg, hop=hop, first_bin=first_bin, last_bin=last_bin)
     samples = np.cumsum(np.random.default_rng(1).normal(0, 300, 1000)) + 5000
     stft = signal.ShortTimeFFT(signal.windows.hann(nperseg, sym=False), hop=hop, fs=100)

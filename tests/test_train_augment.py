@@ -6,8 +6,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-pytest.importorskip("scipy")
-
 from tests.train_store import NPTS, PLAIN, TINY, P, S, write_store
 from train.augment import Crop, ExampleMaker, cut, frames_of, targets
 from train.dataset import Store

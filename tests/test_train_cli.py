@@ -6,9 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("scipy")
-
 from typer.testing import CliRunner
 
 from tests.train_store import write_store
@@ -114,7 +111,6 @@ def test_steps_in_the_wrong_order(tmp_path: Path) -> None:
 
 
 def test_from_a_store_to_the_card(tmp_path: Path) -> None:
-    pytest.importorskip("tensorflow")
     store, out = write_store(tmp_path / "store").path, tmp_path / "out"
     settings = tmp_path / "tiny.toml"
     settings.write_text(TINY_TOML)
