@@ -8,19 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 import pymseed
 import pytest
 
 from monitor.timebase import format_time, parse_time
-
-h5py = pytest.importorskip("h5py")
-pytest.importorskip("scipy")
-
-from train.conditioning import bandwidth_hz, ratio_to_100_hz, resampled  # noqa: E402
-from train.dataset import Pick, SourceSpec, Store, discover, prepare, source_spec, summary  # noqa: E402
-from train.traceinfo import pair_phases, unknown_intervals  # noqa: E402
+from train.conditioning import bandwidth_hz, ratio_to_100_hz, resampled
+from train.dataset import Pick, SourceSpec, Store, discover, prepare, source_spec, summary
+from train.traceinfo import pair_phases, unknown_intervals
 
 RNG = np.random.default_rng(1)
 START = parse_time("2024-01-01T00:00:00Z")

@@ -5,8 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-pytest.importorskip("scipy")
-
 from monitor.detector import DetectorSettings
 from tests.train_store import NPTS, P, S, write_store
 from train.benchmark import (

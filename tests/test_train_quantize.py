@@ -6,9 +6,6 @@ import msgspec
 import numpy as np
 import pytest
 
-pytest.importorskip("scipy")
-pytest.importorskip("tensorflow")
-
 from monitor.detector import DetectorSettings
 from monitor.model import Calibration, Model, ModelError, attach_metadata, read_metadata
 from monitor.spectrogram import SpectrogramParams
