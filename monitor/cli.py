@@ -13,13 +13,14 @@ from typing import Annotated, NoReturn
 import msgspec
 import typer
 
-from monitor.config import ConfigError, Settings, read_settings
+from monitor.config import ConfigError, read_settings
 from monitor.formats import open_writer
 from monitor.model import Model, ModelError
 from monitor.output import OutputClosedError, OutputError, open_output
 from monitor.progress import ReplayProgress
 from monitor.records import Detection
 from monitor.replay import Replay, station_filter
+from monitor.settings import Settings
 from monitor.sources.files import FileSource, Problem
 from monitor.timebase import parse_time
 from monitor.views import DetectionView

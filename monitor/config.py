@@ -10,35 +10,13 @@ from typing import Any
 
 import msgspec
 
-from monitor.detector import DetectorSettings
+from monitor.settings import ModelSettings, Settings
 
 ENVIRONMENT_PREFIX = "MONITOR_"
 
 
 class ConfigError(Exception):
     """The settings are not usable; the message names the file or variable, the key, the value and what is accepted."""
-
-
-class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which model decides.
-
-    Attributes:
-        path: A `.tflite` made by `python -m train`; the shipped one where null. Relative to the settings file.
-    """
-
-    path: str | None = None
-
-
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Everything that can be set.
-
-    Attributes:
-        model: Which model decides.
-        detector: How its probabilities become detections.
-    """
-
-    model: ModelSettings = ModelSettings()
-    detector: DetectorSettings = DetectorSettings()
 
 
 def read_settings(path: Path | None, *, environment: Mapping[str, str] | None = None) -> Settings:

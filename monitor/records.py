@@ -71,6 +71,29 @@ class Segment:
         return self.starttime_ns + round(len(self.samples) * NS_PER_SECOND / self.sampling_rate)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Packet:
+    """What one SeedLink packet brought.
+
+    Attributes:
+        server: The label of the server that sent it.
+        station_id: `NET.STA`, as the server names the stream.
+        sequence: The server's sequence number; None where it has none.
+        segments: Decoded samples, usually one.
+        nbytes: Size of the payload.
+        received_ns: When it was received by this computer's clock, nanoseconds since the epoch.
+        timing_quality: What the recorder says of its clock, percent; None where it does not.
+    """
+
+    server: str
+    station_id: str
+    sequence: int | None
+    segments: tuple[Segment, ...]
+    nbytes: int
+    received_ns: int
+    timing_quality: int | None = None
+
+
 State = Literal["new", "update", "final", "retracted"]
 Phase = Literal["P", "S", "unknown"]
 Origin = Literal["live", "backfill", "replay"]

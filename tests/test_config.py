@@ -5,8 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from monitor.config import ConfigError, Settings, read_settings
+from monitor.config import ConfigError, read_settings
 from monitor.detector import DetectorSettings
+from monitor.settings import Settings
 
 
 def settings_from(tmp_path: Path, text: str, **environment: str) -> Settings:
