@@ -64,6 +64,13 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     station_hours: float
 
 
+class LogOdds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How an output becomes log-odds: `scale * output + offset`, so that their sigmoid is a calibrated probability."""
+
+    scale: float = 1.0
+    offset: float = 0.0
+
+
 class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What travels inside a model file.
 
@@ -74,7 +81,8 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             `context_frames + 1` frames at a time and is run every `output_stride` frames.
         spectrogram: What it was trained on; must be what this code computes.
         components: Order of the input's last axis.
-        labels: Order of the output's last axis; sigmoid of each is a probability.
+        labels: Order of the output's last axis.
+        log_odds: For each label, how its output becomes log-odds; empty where outputs are log-odds.
         context_frames: Input frames before the last one that one output needs.
         look_ahead_frames: An output speaks of the frame this many before the last one that it needs.
         output_stride: Frames between outputs, on the absolute grid.
@@ -92,6 +100,7 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     spectrogram: SpectrogramParams
     components: tuple[str, ...] = COMPONENTS
     labels: tuple[str, ...] = LABELS
+    log_odds: tuple[LogOdds, ...] = ()
     context_frames: int
     look_ahead_frames: int
     output_stride: int
@@ -133,6 +142,7 @@ def read_metadata(content: bytes, *, source: str) -> ModelMetadata:
         "output_stride": metadata.output_stride >= 1,
         "threshold": 0 < metadata.threshold < 1,
         "labels": len(metadata.labels) >= 1,
+        "log_odds": len(metadata.log_odds) in (0, len(metadata.labels)) and all(m.scale > 0 for m in metadata.log_odds),
     }
     for field, fine in checks.items():
         if not fine:
@@ -157,6 +167,13 @@ def reference_input(n_frames: int, n_freq: int, n_components: int) -> I8:
     # Knuth's multiplicative hash: the high bits of index * 2^32 / golden ratio.
     mixed = (index * np.uint64(2654435761)) % np.uint64(2**32) >> np.uint64(24)
     return mixed.astype(np.uint8).view(np.int8).reshape(n_frames, n_freq, n_components)
+
+
+def to_probabilities(outputs: npt.NDArray[np.floating], metadata: ModelMetadata) -> F32:
+    """Turn real-valued outputs [shape=(..., n_labels)] into probabilities [same shape, dtype=float32]."""
+    maps = metadata.log_odds or (LogOdds(),) * len(metadata.labels)
+    log_odds = outputs.astype(np.float64) * [m.scale for m in maps] + [m.offset for m in maps]
+    return np.asarray(1.0 / (1.0 + np.exp(-log_odds)), np.float32)
 
 
 class Model:
@@ -192,7 +209,10 @@ class Model:
         output = interpreter.get_output_details()[0]
         if int(output["shape"][-1]) != len(self.metadata.labels):
             raise ModelError(f"{path}: output has {output['shape'][-1]} labels; its metadata {self.metadata.labels}")
-        self._probability_of = _sigmoid_table(float(output["quantization"][0]), int(output["quantization"][1]))
+        scale, zero = float(output["quantization"][0]), int(output["quantization"][1])
+        values = (np.arange(-128, 128, dtype=np.float64) - zero) * scale
+        # [shape=(256, n_labels)]
+        self._probability_of = to_probabilities(np.repeat(values[:, None], len(self.metadata.labels), 1), self.metadata)
 
     @property
     def size_bytes(self) -> int:
@@ -251,7 +271,7 @@ class Model:
 
     def probabilities(self, output: I8) -> F32:
         """Turn int8 outputs into probabilities [same shape, dtype=float32]."""
-        return np.asarray(self._probability_of[output.astype(np.int16) + 128], np.float32)
+        return np.asarray(self._probability_of[output.astype(np.int16) + 128, np.arange(output.shape[-1])], np.float32)
 
     def verify(self) -> list[str]:
         """Run the reference input; returns what differs, nothing if all is well."""
@@ -336,12 +356,6 @@ class Model:
 
 # A live length, a batch length and the odd tail.
 _MAX_INTERPRETERS = 4
-
-
-def _sigmoid_table(scale: float, zero: int) -> F32:
-    logits = (np.arange(-128, 128) - zero) * scale
-    table: F32 = (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
-    return table
 
 
 @contextlib.contextmanager

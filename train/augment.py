@@ -19,6 +19,8 @@ Bool = npt.NDArray[np.bool_]
 Rng = np.random.Generator
 
 _RATE = 100.0
+# Up and down: how much slower a recording is played.
+_TEMPOS = ((4, 5), (5, 4), (9, 10), (10, 9), (6, 5), (5, 6), (1, 2), (2, 1), (2, 3), (3, 2))
 
 
 @dataclass(slots=True)
@@ -198,6 +200,8 @@ class ExampleMaker:
         augment = self._settings.augment
         quake = rng.random() < augment.event_share
         crop = self._event(rng) if quake else self._noise(rng, self.npts)
+        if not quake and rng.random() < augment.noise_mix_share:
+            _add_noise(crop, self._noise(rng, self.npts), rng)
         if rng.random() < augment.disturb_share * (0.33 if quake else 1.0):
             _on_real(crop, rng)
         rate = _RATE
@@ -238,7 +242,7 @@ class ExampleMaker:
         """An earthquake's recording with its P somewhere between before the crop and its end."""
         tempo = (1, 1)
         if rng.random() < self._settings.augment.tempo_share:
-            tempo = ((4, 5), (5, 4), (9, 10), (10, 9), (6, 5), (5, 6))[int(rng.integers(6))]
+            tempo = _TEMPOS[int(rng.integers(len(_TEMPOS)))]
         up, down = tempo
         npts = -(-self.npts * down // up)
         index = self._pick(rng, "event")
@@ -318,6 +322,18 @@ def _played(crop: Crop, up: int, down: int, npts: int) -> Crop:
     padded = np.zeros((3, npts))
     padded[:, : wave.shape[1]] = wave
     return Crop(padded, crop.real[:, index], crop.unknown[index], events)
+
+
+def _add_noise(crop: Crop, other: Crop, rng: Rng) -> None:
+    """Lay another recording's noise over noise, at a level near its own."""
+    common = crop.real & other.real
+    if not common.any():
+        return
+    gain = _ratio(noise_scale(crop.wave), noise_scale(other.wave)) * 10 ** rng.uniform(-0.5, 0.7)
+    crop.wave = np.where(common, crop.wave + gain * other.wave, 0.0)
+    crop.real = common
+    crop.unknown |= other.unknown
+    crop.events += other.events
 
 
 def _mix(crop: Crop, noise: Crop, rng: Rng, snr_range_db: tuple[float, float]) -> None:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from monitor.detector import DetectorSettings
 from monitor.model import Calibration, Model
 from train.dataset import Store
+from train.calibrate import known_frames
 from train.evaluate import SNR_BINS_DB
 from train.outputs import F32, Found, Progress, TraceOutputs, detect, publish
 from train.stalta import StaLta, triggers
@@ -403,26 +404,10 @@ def false_alarms(task: Task, detect_at: Detect, threshold: float) -> list[tuple[
 def reliability(task: Task, outputs: Mapping[int, TraceOutputs], *, bins: int = 10) -> dict[str, Any]:
     """How often it is an earthquake when the network says so, per frame; expected calibration error.
 
-    A frame is an earthquake from P to S and as long again at most 10 s (as it was trained), noise where
-    `train.truth` says noise; all others are left out. The mean is over frames of all traces alike.
+    The frames are those of `train.calibrate.known_frames`, of all traces alike.
     """
-    said: list[F64] = []
-    true: list[F64] = []
-    for index, of_trace in outputs.items():
-        if index not in task.wanted:
-            continue
-        info, samples = task.info(index), of_trace.samples
-        within = (samples >= 0) & (samples < info.npts) & of_trace.judged
-        noise = noise_samples(info) if info.kind != "event" else np.zeros(info.npts, bool)
-        quake = np.zeros(info.npts, bool)
-        for p, s in info.events:
-            if p is not None:
-                end = p + 3 * RATE_HZ if s is None else s + max(1.5 * RATE_HZ, min(s - p, 10 * RATE_HZ))
-                quake[max(0, int(p + 0.1 * RATE_HZ)) : int(end)] = True
-        chosen = samples[within]
-        known = noise[chosen] | quake[chosen]
-        said.append(of_trace.probabilities[within, 0][known].astype(np.float64))
-        true.append(quake[chosen][known].astype(np.float64))
+    pairs = [known_frames(task.info(i), of_trace) for i, of_trace in outputs.items() if i in task.wanted]
+    said, true = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     probability = np.concatenate(said) if said else np.zeros(0)
     truth = np.concatenate(true) if true else np.zeros(0)
     if not len(probability):

@@ -14,22 +14,25 @@ from train.settings import Settings
 
 # Decibel are divided by this inside, so that the first convolution sees values of about one.
 _SCALE_DB = 10.0
+HEAD = "head"
+"""Name of the last layer."""
 
 
-def build(settings: Settings, frames: int | None = None, *, batch: int | None = None) -> Any:
+def build(settings: Settings, frames: int | None = None, *, batch: int | None = None, clipped: bool = False) -> Any:
     """Build the network that the settings name.
 
     Args:
         settings: The run.
         frames: Input frames; None for any number (`stream` only).
         batch: Batch size; None for any.
+        clipped: The `stream` network's outputs end at 0 and 6 instead of being log-odds: see `train.quantize`.
 
     Returns:
         keras.Model; [batch, frames, n_freq, 3] -> [batch, n_outputs, n_labels], one label for `reference`.
     """
     if settings.network.name == "reference":
         return _reference(settings, batch)
-    return _stream(settings, frames, batch)
+    return _stream(settings, frames, batch, clipped)
 
 
 def _reference(settings: Settings, batch: int | None) -> Any:
@@ -46,7 +49,7 @@ def _reference(settings: Settings, batch: int | None) -> Any:
     return keras.Model(image, layers.Reshape((1, 1))(x))
 
 
-def _stream(settings: Settings, frames: int | None, batch: int | None) -> Any:
+def _stream(settings: Settings, frames: int | None, batch: int | None, clipped: bool) -> Any:
     """Convolutions over time and frequency, then dilated ones along time; valid along time throughout.
 
     The dilated, causal part follows WaveNet and temporal convolutional networks (Bai, Kolter and Koltun, 2018);
@@ -64,10 +67,11 @@ def _stream(settings: Settings, frames: int | None, batch: int | None) -> Any:
 
     first, second, third = network.filters
     x = layers.Rescaling(1 / _SCALE_DB)(image)
-    x = convolve(x, first, (KERNEL, 5), (1, 2))
-    x = convolve(x, second, (KERNEL, 3), (TIME_STRIDE, 2))
+    # Nearly half of the cost is here, so the first step is the coarse one.
+    x = convolve(x, first, (KERNEL, 7), (TIME_STRIDE, 4))
+    x = convolve(x, second, (KERNEL, 3), (1, 2))
     x = convolve(x, third, (1, 3), (1, 2))
-    rest = math.ceil(math.ceil(math.ceil(n_freq / 2) / 2) / 2)
+    rest = math.ceil(math.ceil(math.ceil(n_freq / 4) / 2) / 2)
     x = layers.Conv2D(network.channels, (1, rest), use_bias=False)(x)
     x = layers.BatchNormalization(momentum=0.97)(x)
     x = layers.ReLU(6.0)(x)
@@ -79,5 +83,5 @@ def _stream(settings: Settings, frames: int | None, batch: int | None) -> Any:
         y = layers.BatchNormalization(momentum=0.97)(y)
         kept = layers.Cropping2D((((KERNEL - 1) * dilation, 0), (0, 0)))(x)
         x = layers.ReLU(6.0)(layers.Add()([kept, y]))
-    x = layers.Conv2D(3, 1)(x)
+    x = layers.Conv2D(3, 1, activation="relu6" if clipped else None, name=HEAD)(x)
     return keras.Model(image, x)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from monitor.detector import Detector as StepDetector
 from monitor.detector import DetectorSettings, Event
-from monitor.model import Model
+from monitor.model import Model, to_probabilities
 from monitor.pipeline import REPLAY_BATCH_S, StationPipeline
 from monitor.records import ChannelId, Detection, Segment
 from monitor.spectrogram import Bool
@@ -108,12 +108,12 @@ class FloatModel(Model):
         return frames.astype(np.float32)
 
     def run(self, frames: npt.NDArray[np.number]) -> F32:  # type: ignore[override]
-        """Judge consecutive frames, as `Model.run`; gives logits."""
+        """Judge consecutive frames, as `Model.run`."""
         return super().run(frames.astype(np.float32))  # type: ignore[return-value]
 
     def probabilities(self, output: npt.NDArray[np.number]) -> F32:
-        """Turn logits into probabilities."""
-        return (1.0 / (1.0 + np.exp(-output.astype(np.float64)))).astype(np.float32)
+        """Turn outputs into probabilities."""
+        return to_probabilities(output.astype(np.float64), self.metadata)
 
 
 def real_runs(info: TraceInfo) -> list[Interval]:

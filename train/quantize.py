@@ -11,6 +11,7 @@ import numpy as np
 from monitor.model import (
     LABELS,
     Calibration,
+    LogOdds,
     Model,
     ModelMetadata,
     ReferenceAnswer,
@@ -28,6 +29,9 @@ _REPRESENTATIVE_BATCHES = 12
 _PROVISIONAL_THRESHOLD = 0.5
 _REFERENCE_OUTPUTS = 4
 _FIXED_OUTPUTS = 5
+# The last layer of `stream` gives log-odds / 2.5 + 3, cut off at 0 and 6: from -7.5 to 7.5 nothing is lost that
+# matters, and a step of int8 is 0.06 instead of what the rarest extreme allows.
+_HEAD_LOG_ODDS = LogOdds(scale=2.5, offset=-7.5)
 
 
 def quantize(store: Store, settings: Settings, keras_path: Path, out: Path) -> Path:
@@ -45,7 +49,7 @@ def quantize(store: Store, settings: Settings, keras_path: Path, out: Path) -> P
     import keras  # noqa: PLC0415  # heavy: only where it is used
     import tensorflow as tf  # noqa: PLC0415
 
-    from train.network import build  # noqa: PLC0415
+    from train.network import HEAD, build  # noqa: PLC0415
 
     weights = keras.models.load_model(keras_path, compile=False).get_weights()
     # Layers are numbered on from those there were before, and their names end up in the file.
@@ -53,10 +57,15 @@ def quantize(store: Store, settings: Settings, keras_path: Path, out: Path) -> P
     context, stride = context_frames(settings), output_stride(settings)
     # More than one output: the converter would fold the time axis away, and no other length could be run. Five are
     # the second of data that an Edge TPU, which cannot be resized, gets at once.
-    outputs = 1 if settings.network.name == "reference" else _FIXED_OUTPUTS
+    outputs = _FIXED_OUTPUTS if settings.network.name == "stream" else 1
     frames = context + 1 + (outputs - 1) * stride
-    fixed = build(settings, frames, batch=1)
+    streaming = settings.network.name == "stream"
+    fixed = build(settings, frames, batch=1, clipped=streaming)
     fixed.set_weights(weights)
+    if streaming:
+        head = fixed.get_layer(HEAD)
+        kernel, bias = head.get_weights()
+        head.set_weights([kernel / _HEAD_LOG_ODDS.scale, (bias - _HEAD_LOG_ODDS.offset) / _HEAD_LOG_ODDS.scale])
     maker = ExampleMaker(store, settings)
     rng = np.random.default_rng([settings.seed, 1_000_003])
 
@@ -81,9 +90,10 @@ def quantize(store: Store, settings: Settings, keras_path: Path, out: Path) -> P
     metadata = ModelMetadata(
         name=settings.name,
         version=settings.version,
-        kind="window" if settings.network.name == "reference" else "stream",
+        kind="stream" if streaming else "window",
         spectrogram=settings.spectrogram,
-        labels=LABELS[:1] if settings.network.name == "reference" else LABELS,
+        labels=LABELS if streaming else LABELS[:1],
+        log_odds=(_HEAD_LOG_ODDS,) * len(LABELS) if streaming else (),
         context_frames=context,
         look_ahead_frames=look_ahead_frames(settings),
         output_stride=stride,
@@ -97,6 +107,15 @@ def quantize(store: Store, settings: Settings, keras_path: Path, out: Path) -> P
     path.write_bytes(attach_metadata(flatbuffer, metadata))
     _write(path, flatbuffer, metadata)
     return path
+
+
+def set_probabilities(path: Path, *, scale: float, offset: float) -> None:
+    """Put a calibration of the earthquake's log-odds on top of what a model file holds."""
+    content = path.read_bytes()
+    metadata = Model(path).metadata
+    maps = list(metadata.log_odds or (LogOdds(),) * len(metadata.labels))
+    maps[0] = LogOdds(scale=maps[0].scale * scale, offset=maps[0].offset * scale + offset)
+    _write(path, content[: _flatbuffer_length(content)], msgspec.structs.replace(metadata, log_odds=tuple(maps)))
 
 
 def set_calibration(path: Path, *, threshold: float, calibration: Calibration) -> None:

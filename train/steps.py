@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
 from monitor.detector import DetectorSettings
 from monitor.model import Model
 from train import benchmark as bench
+from train.calibrate import calibrated, fit_platt, known_frames
 from train.dataset import Store
 from train.evaluate import choose_windows, evaluate
 from train.outputs import F32, FloatModel, Progress, TraceOutputs, all_outputs
@@ -109,25 +112,34 @@ def train(
     path = fit(store, settings, out, report=lambda step, losses: report("training", step, first.steps, losses))
     if not first.mining_steps or settings.network.name != "stream":
         return path
-    early = quantize(store, settings, path, out / "before_mining")
-    places = mine(store, settings, early, watch)
-    write_json({"places": [[store.traces[index].name, sample] for index, sample in places]}, out / MINED_FILE)
-    later = msgspec.structs.replace(
-        settings,
-        # Other examples than the first time.
-        seed=settings.seed + 1,
-        fit=msgspec.structs.replace(
-            first, steps=first.mining_steps, learning_rate=first.learning_rate * first.mining_rate_share
-        ),
-    )
-    return fit(
-        store,
-        later,
-        out,
-        hard_negatives=places,
-        start_from=path,
-        report=lambda step, losses: report("with mined negatives", step, first.mining_steps, losses),
-    )
+    places: dict[tuple[int, int], None] = {}
+    for number in range(1, first.mining_rounds + 1):
+        early = quantize(store, settings, path, out / "before_mining")
+        places |= dict.fromkeys(mine(store, settings, early, watch))
+        write_json({"places": [[store.traces[index].name, sample] for index, sample in places]}, out / MINED_FILE)
+        later = msgspec.structs.replace(
+            settings,
+            # Other examples than before.
+            seed=settings.seed + number,
+            fit=msgspec.structs.replace(
+                first, steps=first.mining_steps, learning_rate=first.learning_rate * first.mining_rate_share
+            ),
+        )
+        told = _Told(report, f"with mined negatives, round {number}", first.mining_steps)
+        path = fit(store, later, out, hard_negatives=list(places), start_from=path, report=told)
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """Passes on what `fit` reports, with what is being trained."""
+
+    report: Report
+    name: str
+    steps: int
+
+    def __call__(self, step: int, losses: dict[str, float]) -> None:
+        self.report(self.name, step, self.steps, losses)
 
 
 def mine(store: Store, settings: Settings, path: Path, watch: Watch) -> list[tuple[int, int]]:
@@ -169,6 +181,17 @@ class Outputs:
             setting: {i: trace_ratio(store, i, setting) for i in indices} for setting in STA_LTA
         }
 
+    def calibrate(self, store: Store, path: Path) -> None:
+        """Calibrate the probabilities, in the model file and here."""
+        # The flatbuffer's tools are only where a model is written.
+        from train.quantize import set_probabilities  # noqa: PLC0415
+
+        frames = [known_frames(store.traces[i], of_trace) for i, of_trace in self.by_model["int8"].items()]
+        platt = fit_platt(np.concatenate([said for said, _ in frames]), np.concatenate([true for _, true in frames]))
+        set_probabilities(path, scale=platt.scale, offset=platt.offset)
+        self.by_model = {name: calibrated(of, platt) for name, of in self.by_model.items()}
+        self.reload(path)
+
     def reload(self, path: Path) -> None:
         """Take the metadata of the model file as they are now."""
         self.int8 = Model(path)
@@ -198,6 +221,8 @@ def run_benchmark(
     from train.quantize import set_calibration  # noqa: PLC0415
 
     task = bench.make_task(store, indices)
+    if calibrate:
+        outputs.calibrate(store, path)
     detector = DetectorSettings()
     detect_at = {name: bench.model_detect(of, detector) for name, of in outputs.by_model.items()}
     seed = int(outputs.int8.metadata.settings["seed"])
