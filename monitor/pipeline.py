@@ -9,19 +9,20 @@ them. All that decides is a function of the absolute sample index, so neither pa
 import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from monitor.channel import Channel
-from monitor.detector import Change, Detector, DetectorSettings
+from monitor.detector import Change, Detector, DetectorSettings, Settled
 from monitor.measure import Measurement, measure
 from monitor.model import Model
 from monitor.records import ChannelId, Detection, Origin, Reason, Segment
 from monitor.spectrogram import F32, Background, Bool, complete_frames, power_db
 from monitor.stations import StationGroup
+from monitor.thresholds import threshold_for
 from monitor.timebase import NS_PER_SECOND, format_time, parse_time
 from monitor.views import DetectionView
 
@@ -30,10 +31,26 @@ I8 = npt.NDArray[np.int8]
 # Live: the finest grid that the model's outputs have. Replay: long enough that a batch's own costs vanish.
 LIVE_BATCH_S = 0.2
 REPLAY_BATCH_S = 300.0
+# Frames judged at once where more wait than a batch: few lengths, since an interpreter is kept for each.
+_CHUNKS = (2, 10, 50, 300, 3000)
 # A detection's noise window, look-back and longest duration lie within this behind the newest frame.
 _HISTORY_S = 260.0
 # One write to a ring; longer segments are taken in pieces.
 _PIECE_S = 60.0
+# Before what the background needs: resampling, and knowing that a value does not change.
+_RESUME_MARGIN_S = 5.0
+
+
+class ResumePoint(NamedTuple):
+    """Where a pipeline that was stopped is taken up again.
+
+    Attributes:
+        needed_from_ns: Samples from here on are needed to be where it was.
+        settled: What it had decided.
+    """
+
+    needed_from_ns: int
+    settled: Settled
 
 
 class StationPipeline:
@@ -44,9 +61,11 @@ class StationPipeline:
         model: The loaded model; may be shared between pipelines of one thread.
         settings: How to decide.
         origin: What the detections say they come from.
-        batch_s: Seconds of frames that are judged at once; no influence on results, only on cost and delay.
+        batch_s: Seconds of frames that are waited for; no influence on results, only on cost and delay.
         keep_views: Keep what `view` needs.
         on_output: Told what the detector is: first step, probabilities [shape=(n, 3)], judged [shape=(n,)].
+        resume: From another pipeline's `resume_point`, whose data are pushed again from `needed_from_ns` on: nothing
+            that was decided is decided again, and all that follows is the same.
     """
 
     def __init__(
@@ -59,6 +78,7 @@ class StationPipeline:
         batch_s: float = LIVE_BATCH_S,
         keep_views: bool = False,
         on_output: Callable[[int, F32, Bool], None] | None = None,
+        resume: Settled | None = None,
     ) -> None:
         self.group = group
         self.detections_made = 0
@@ -67,9 +87,12 @@ class StationPipeline:
         self._params = params = model.metadata.spectrogram
         stride = model.metadata.output_stride
         self._stride = stride
-        self._threshold = settings.threshold or model.metadata.threshold
+        self._threshold = threshold_for(settings, model.metadata)
         self._detector = Detector(settings, threshold=self._threshold, step_s=stride * params.frame_interval_s)
+        if resume is not None:
+            self._detector.resume(resume)
         self._batch = max(1, round(batch_s / params.frame_interval_s))
+        self._chunks = [n for n in _CHUNKS if n > self._batch] if batch_s <= LIVE_BATCH_S else []
         # After this many silent frames nothing remembers what was before: background, network and detector are as new.
         self._silence = _silence_frames(model, settings)
         self._capacity_s = batch_s + _HISTORY_S + _PIECE_S
@@ -97,6 +120,21 @@ class StationPipeline:
         if self._frame is None:
             return None
         return self._sample_ns(self._frame * self._params.hop)
+
+    @property
+    def resume_point(self) -> "ResumePoint | None":
+        """From where another pipeline can go on; None before any decision."""
+        settled, params, metadata = self._detector.settled, self._params, self._model.metadata
+        if not settled.step:
+            return None
+        last_frame = (settled.step - self._detector.depth) * self._stride + self._stride - 1
+        first_block = (last_frame - metadata.context_frames) // params.block
+        background_from = (first_block - params.lag_blocks - params.background_blocks) * params.block
+        return ResumePoint(
+            needed_from_ns=self._sample_ns(params.first_sample(background_from))
+            - round(_RESUME_MARGIN_S * NS_PER_SECOND),
+            settled=settled,
+        )
 
     def push(self, segment: Segment) -> list[Detection]:
         """Take samples of one of the group's channels.
@@ -188,7 +226,7 @@ class StationPipeline:
         detections: list[Detection] = []
         # What does not fill a batch waits for the next call, unless it was asked for.
         while stop - self._frame >= at_least:
-            end = min(stop, self._frame + self._batch)
+            end = min(stop, self._frame + self._chunk(stop - self._frame))
             if stop - self._frame > 2 * self._silence:
                 silent_until = self._silent_until(stop)
                 if silent_until - self._frame > 2 * self._silence:
@@ -198,6 +236,9 @@ class StationPipeline:
                     continue
             detections += self._judge_to(end)
         return detections
+
+    def _chunk(self, waiting: int) -> int:
+        return max((n for n in self._chunks if n <= waiting), default=self._batch)
 
     def _judge_to(self, stop: int) -> list[Detection]:
         assert self._frame is not None
