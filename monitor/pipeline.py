@@ -122,12 +122,17 @@ class StationPipeline:
         return self._sample_ns(self._frame * self._params.hop)
 
     @property
+    def look_back_steps(self) -> int:
+        """Outputs before the first undecided one that a decision may rest on."""
+        return self._detector.depth
+
+    @property
     def resume_point(self) -> "ResumePoint | None":
         """From where another pipeline can go on; None before any decision."""
         settled, params, metadata = self._detector.settled, self._params, self._model.metadata
         if not settled.step:
             return None
-        last_frame = (settled.step - self._detector.depth) * self._stride + self._stride - 1
+        last_frame = (settled.step - self.look_back_steps) * self._stride + self._stride - 1
         first_block = (last_frame - metadata.context_frames) // params.block
         background_from = (first_block - params.lag_blocks - params.background_blocks) * params.block
         return ResumePoint(

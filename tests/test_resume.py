@@ -7,6 +7,7 @@ from monitor.detector import DetectorSettings
 from monitor.model import Model
 from monitor.pipeline import LIVE_BATCH_S, ResumePoint, StationPipeline
 from monitor.records import Detection, Segment
+from monitor.spectrogram import F32, Bool
 from monitor.stations import StationGroup, group_channels
 from tests.waveforms import earthquake, segments, split
 
@@ -46,12 +47,32 @@ def packets(rate: float) -> list[Segment]:
     )
 
 
+Outputs = dict[int, tuple[list[float], bool]]
+
+
 def run(
-    model: Model, group: StationGroup, source: list[Segment], point: ResumePoint | None, *, kill_after: int | None
+    model: Model,
+    group: StationGroup,
+    source: list[Segment],
+    point: ResumePoint | None,
+    *,
+    kill_after: int | None,
+    outputs: Outputs,
 ) -> tuple[list[Detection], ResumePoint | None]:
     """Feed from `point` on, until `kill_after` packets; what was said, and where to go on."""
     resume = None if point is None else point.settled
-    pipeline = StationPipeline(group, model, SETTINGS, origin="live", batch_s=LIVE_BATCH_S, resume=resume)
+    depth = 0
+
+    def same(first: int, probabilities: F32, judged: Bool) -> None:
+        for step, row, real in zip(range(first, first + len(judged)), probabilities.tolist(), judged, strict=True):
+            # What decisions are made of is the same, to the bit.
+            if resume is None or step >= resume.step - depth:
+                assert outputs.setdefault(step, (row, bool(real))) == (row, bool(real))
+
+    pipeline = StationPipeline(
+        group, model, SETTINGS, origin="live", batch_s=LIVE_BATCH_S, resume=resume, on_output=same
+    )
+    depth = pipeline.look_back_steps
     needed = [piece for piece in source if point is None or piece.next_ns > point.needed_from_ns]
     found = []
     for piece in needed[:kill_after]:
@@ -66,7 +87,8 @@ def run(
 def test_killed_at_any_moment_it_says_the_same(model: Model, rate: float) -> None:
     source = packets(rate)
     (group,) = group_channels(piece.channel_id for piece in source)
-    undisturbed, _ = run(model, group, source, None, kill_after=None)
+    outputs: Outputs = {}
+    undisturbed, _ = run(model, group, source, None, kill_after=None, outputs=outputs)
     assert len({detection.id for detection in undisturbed}) >= 6
     expected = {(detection.id, detection.revision): detection for detection in undisturbed}
     rng = np.random.default_rng(1)
@@ -76,7 +98,7 @@ def test_killed_at_any_moment_it_says_the_same(model: Model, rate: float) -> Non
         while alive:
             # Now and then killed before it has caught up with where it was.
             kill_after = int(rng.choice([rng.integers(5, 200), rng.integers(200, 900)]))
-            found, following = run(model, group, source, point, kill_after=kill_after)
+            found, following = run(model, group, source, point, kill_after=kill_after, outputs=outputs)
             for detection in found:
                 key = (detection.id, detection.revision)
                 assert told.setdefault(key, detection) == detection
@@ -84,7 +106,7 @@ def test_killed_at_any_moment_it_says_the_same(model: Model, rate: float) -> Non
             stuck = following == point
             point = following
             if stuck and alive:
-                found, _ = run(model, group, source, point, kill_after=None)
+                found, _ = run(model, group, source, point, kill_after=None, outputs=outputs)
                 told |= {(detection.id, detection.revision): detection for detection in found}
                 alive = False
         assert told == expected

@@ -1,0 +1,321 @@
+"""All instruments of a live monitor: packets in, detections out, and what a restart needs.
+
+Synchronous, without sockets; the clock is given. One thread at a time.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from monitor.clock import Clock
+from monitor.instrument import Following, Instrument
+from monitor.model import Model
+from monitor.quality import ChannelQuality, QualityReport
+from monitor.records import ChannelId, Detection, Origin, Packet, Segment
+from monitor.settings import Settings
+from monitor.state import SavedInstrument, SavedPosition, SavedState
+from monitor.stations import MAX_SAMPLING_RATE, MIN_SAMPLING_RATE, StationGroup, group_channels, measures_ground_motion
+from monitor.timebase import NS_PER_SECOND, parse_time
+
+# A recorder that trusts its clock less than this says so; digitizers report percent, 100 is best.
+_GOOD_TIMING_PERCENT = 50
+# A channel that has been flat or clipped for so long before an onset shows no earthquake.
+_UNUSABLE_S = 30.0
+# Detections whose origin is remembered for their later revisions.
+_MOST_OPEN = 4096
+# Packets of a server and station whose sequence numbers are remembered, for positions.
+_MOST_SEQUENCES = 20_000
+# Instruments that one process follows; a wildcard may offer more than it can bear.
+MOST_INSTRUMENTS = 2000
+
+
+@dataclass(slots=True)
+class ChannelTally:
+    """What happened on one channel since the start, for the metrics.
+
+    Attributes:
+        packets, nbytes: Received.
+        future, rate_refused, surplus: Packets dropped: ahead of this computer's clock, sampled too slowly or too fast,
+            of more instruments than are followed.
+        last_received_ns: When the last packet was received; None before any.
+    """
+
+    packets: int = 0
+    nbytes: int = 0
+    future: int = 0
+    rate_refused: int = 0
+    surplus: int = 0
+    last_received_ns: int | None = None
+
+
+@dataclass(slots=True)
+class _ChannelWatch:
+    quality: ChannelQuality
+    tally: ChannelTally = field(default_factory=ChannelTally)
+    timing_quality: int | None = None
+    unusable_since_ns: int | None = None
+
+
+@dataclass(slots=True)
+class _Gathering:
+    """An instrument of which not all channels may be known yet."""
+
+    waiting: list[tuple[Segment, int]] = field(default_factory=list)
+
+    def channels(self) -> set[ChannelId]:
+        return {segment.channel_id for segment, _ in self.waiting}
+
+    def span_ns(self) -> int:
+        return max(s.next_ns for s, _ in self.waiting) - min(s.starttime_ns for s, _ in self.waiting)
+
+
+_Key = tuple[str, str, str, str]
+
+
+class Engine:
+    """Follows every instrument that packets come from.
+
+    Args:
+        model: The loaded model.
+        settings: The service's.
+        clock: This computer's.
+        saved: What an earlier process left.
+        on_instruments: Told of all instruments' groups when there is a new one or one changes.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        settings: Settings,
+        *,
+        clock: Clock,
+        saved: SavedState | None = None,
+        on_instruments: Callable[[list[StationGroup]], None] = lambda _: None,
+    ) -> None:
+        self._model, self._settings, self._clock = model, settings, clock
+        self._on_instruments = on_instruments
+        metadata = model.metadata
+        self._step_s = metadata.output_stride * metadata.spectrogram.frame_interval_s
+        self._following = Following(model, settings.detector, settings.live)
+        self._instruments: dict[_Key, list[Instrument]] = {}
+        self._of_channel: dict[ChannelId, Instrument] = {}
+        self._gathering: dict[_Key, _Gathering] = {}
+        self._watches: dict[ChannelId, _ChannelWatch] = {}
+        self._origins: OrderedDict[str, Origin] = OrderedDict()
+        self._sequences: dict[tuple[str, str], deque[tuple[int, int | None]]] = {}
+        self._saved_positions: dict[tuple[str, str], SavedPosition] = {}
+        self.suppressed = 0
+        if saved is not None:
+            self._restore(saved)
+
+    # -- data --------------------------------------------------------------------------------------------------------
+
+    def take(self, packet: Packet) -> list[Detection]:
+        """Take a packet."""
+        detections: list[Detection] = []
+        useful = False
+        for segment in packet.segments:
+            if segment.npts and self._admit(segment, packet):
+                useful = True
+                detections += self._route(segment, packet.received_ns)
+        if useful:
+            end = max(segment.next_ns for segment in packet.segments)
+            trail = self._sequences.setdefault((packet.server, packet.station_id), deque(maxlen=_MOST_SEQUENCES))
+            trail.append((end, packet.sequence))
+            self._saved_positions.pop((packet.server, packet.station_id), None)
+        return detections
+
+    def tick(self) -> list[Detection]:
+        """See what the passing of time alone changes; to be called every second or so."""
+        now, live = self._clock.now_ns(), self._settings.live
+        detections: list[Detection] = []
+        for key, gathering in list(self._gathering.items()):
+            oldest = min(received for _, received in gathering.waiting)
+            if now - oldest > live.component_wait_s * NS_PER_SECOND:
+                detections += self._begin(key)
+        for instrument in self._of_channel.values():
+            received = [self._watches[c].tally.last_received_ns for c in instrument.channels if c in self._watches]
+            newest = max((ns for ns in received if ns is not None), default=None)
+            if newest is not None and now - newest > live.end_of_data_s * NS_PER_SECOND:
+                detections += self._told(instrument, instrument.end())
+        return detections
+
+    # -- what is known of it -----------------------------------------------------------------------------------------
+
+    @property
+    def groups(self) -> list[StationGroup]:
+        """The instruments that are followed."""
+        return sorted(i.group for i in set(self._of_channel.values()))
+
+    @property
+    def instruments(self) -> list[Instrument]:
+        """The same, with what follows them."""
+        return sorted(set(self._of_channel.values()), key=lambda instrument: instrument.group.name)
+
+    def tallies(self) -> dict[ChannelId, ChannelTally]:
+        """What happened on each channel."""
+        return {channel: watch.tally for channel, watch in self._watches.items()}
+
+    def reports(self) -> list[QualityReport]:
+        """The quality of each channel."""
+        now = self._clock.now_ns()
+        return [watch.quality.report(now) for _, watch in sorted(self._watches.items())]
+
+    def saved(self) -> SavedState:
+        """What a restart needs."""
+        instruments = [saved for i in self.instruments if (saved := i.saved()) is not None]
+        return SavedState(
+            step_s=self._step_s, saved_ns=self._clock.now_ns(), instruments=instruments, positions=self.positions()
+        )
+
+    def positions(self) -> list[SavedPosition]:
+        """From where each server's stations are needed."""
+        needed: dict[str, int] = {}
+        for instrument in self.instruments:
+            at = instrument.needed_from_ns
+            if at is not None:
+                station = instrument.group.station_id
+                needed[station] = min(at, needed.get(station, at))
+        for (network, station, *_), gathering in self._gathering.items():
+            at = min(segment.starttime_ns for segment, _ in gathering.waiting)
+            name = f"{network}.{station}"
+            needed[name] = min(at, needed.get(name, at))
+        positions = list(self._saved_positions.values())
+        for (server, station), trail in self._sequences.items():
+            if station not in needed:
+                continue
+            # What the front of the trail brought is no longer needed.
+            while len(trail) > 1 and trail[0][0] <= needed[station]:
+                trail.popleft()
+            positions.append(
+                SavedPosition(server=server, station=station, sequence=trail[0][1], time_ns=needed[station])
+            )
+        return positions
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _admit(self, segment: Segment, packet: Packet) -> bool:
+        """Count a segment and say whether it is of use."""
+        channel = segment.channel_id
+        if not measures_ground_motion(channel):
+            return False
+        watch = self._watches.get(channel)
+        if watch is None:
+            if len(self._watches) >= 3 * MOST_INSTRUMENTS:
+                return False
+            quality = ChannelQuality(self._settings.quality, channel, opened_ns=packet.received_ns)
+            watch = self._watches[channel] = _ChannelWatch(quality)
+        tally = watch.tally
+        tally.packets += 1
+        tally.nbytes += packet.nbytes
+        ahead_ns = segment.next_ns - packet.received_ns
+        # A computer that knows its own clock to be wrong is no judge.
+        if (
+            ahead_ns > self._settings.live.future_tolerance_s * NS_PER_SECOND
+            and self._clock.synchronised() is not False
+        ):
+            tally.future += 1
+            return False
+        if not MIN_SAMPLING_RATE <= segment.sampling_rate <= MAX_SAMPLING_RATE:
+            tally.rate_refused += 1
+            return False
+        tally.last_received_ns = packet.received_ns
+        watch.timing_quality = packet.timing_quality
+        watch.quality.push(segment, received_ns=packet.received_ns, timing_quality=packet.timing_quality)
+        if watch.quality.usable:
+            watch.unusable_since_ns = None
+        elif watch.unusable_since_ns is None:
+            watch.unusable_since_ns = segment.starttime_ns
+        return True
+
+    def _route(self, segment: Segment, received_ns: int) -> list[Detection]:
+        instrument = self._of_channel.get(segment.channel_id)
+        if instrument is not None:
+            return self._told(instrument, instrument.push(segment, received_ns=received_ns))
+        key = _key(segment.channel_id)
+        if key not in self._gathering and len(self._instruments) >= MOST_INSTRUMENTS:
+            self._watches[segment.channel_id].tally.surplus += 1
+            return []
+        gathering = self._gathering.setdefault(key, _Gathering())
+        gathering.waiting.append((segment, received_ns))
+        wait_ns = round(self._settings.live.component_wait_s * NS_PER_SECOND)
+        if len(gathering.channels()) < 3 and gathering.span_ns() < wait_ns and key not in self._instruments:
+            return []
+        return self._begin(key)
+
+    def _begin(self, key: _Key) -> list[Detection]:
+        """Follow an instrument whose channels are known now, or with a channel more than before."""
+        gathering = self._gathering.pop(key)
+        detections: list[Detection] = []
+        channels = gathering.channels()
+        for before in self._instruments.get(key, []):
+            detections += self._told(before, before.end())
+            channels.update(before.channels)
+        self._follow(key, [Instrument(group, self._following) for group in group_channels(channels)])
+        for segment, received_ns in gathering.waiting:
+            instrument = self._of_channel[segment.channel_id]
+            detections += self._told(instrument, instrument.push(segment, received_ns=received_ns))
+        return detections
+
+    def _follow(self, key: _Key, instruments: list[Instrument]) -> None:
+        self._instruments[key] = instruments
+        for instrument in instruments:
+            for channel in instrument.channels:
+                self._of_channel[channel] = instrument
+        self._on_instruments(self.groups)
+
+    def _restore(self, saved: SavedState) -> None:
+        self._saved_positions = {(p.server, p.station): p for p in saved.positions}
+        if saved.step_s != self._step_s:
+            return
+        by_key: dict[_Key, list[SavedInstrument]] = {}
+        for one in saved.instruments:
+            channels = [ChannelId(*seed_id.split(".")) for seed_id in one.seed_ids if seed_id.count(".") == 3]
+            if channels:
+                by_key.setdefault(_key(channels[0]), []).append(one)
+        now = self._clock.now_ns()
+        for key, of_key in by_key.items():
+            known = [ChannelId(*seed_id.split(".")) for one in of_key for seed_id in one.seed_ids]
+            names = {one.name: one for one in of_key}
+            self._follow(key, [Instrument(g, self._following, saved=names.get(g.name)) for g in group_channels(known)])
+            for channel in known:
+                quality = ChannelQuality(self._settings.quality, channel, opened_ns=now)
+                self._watches.setdefault(channel, _ChannelWatch(quality))
+
+    def _told(self, instrument: Instrument, detections: Iterable[Detection]) -> list[Detection]:
+        """Mark what is late, add what is known of the time, leave out what a broken channel shows."""
+        told = []
+        for detection in detections:
+            origin = self._origins.get(detection.id)
+            if origin is None:
+                if detection.revision == 0 and self._is_broken(instrument, detection):
+                    self.suppressed += 1
+                    continue
+                if detection.revision != 0:
+                    continue  # a later revision of what was left out
+                late_ns = self._clock.now_ns() - parse_time(detection.decided_at)
+                origin = "backfill" if late_ns > self._settings.live.lateness_s * NS_PER_SECOND else "live"
+                self._origins[detection.id] = origin
+                while len(self._origins) > _MOST_OPEN:
+                    self._origins.popitem(last=False)
+            if detection.state == "final":
+                del self._origins[detection.id]
+            checks = dict(detection.reason.checks)
+            qualities = [self._watches[c].timing_quality for c in instrument.channels if c in self._watches]
+            known = [quality for quality in qualities if quality is not None]
+            if known:
+                checks["timing_good"] = min(known) >= _GOOD_TIMING_PERCENT
+            reason = msgspec.structs.replace(detection.reason, checks=checks)
+            told.append(msgspec.structs.replace(detection, origin=origin, reason=reason))
+        return told
+
+    def _is_broken(self, instrument: Instrument, detection: Detection) -> bool:
+        limit_ns = parse_time(detection.onset) - round(_UNUSABLE_S * NS_PER_SECOND)
+        since = [self._watches[c].unusable_since_ns for c in instrument.channels if c in self._watches]
+        return bool(since) and all(ns is not None and ns < limit_ns for ns in since)
+
+
+def _key(channel: ChannelId) -> _Key:
+    return (*channel[:3], channel.channel[:2])
