@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import msgspec
 import typer
 
+from monitor.check_cli import check
 from monitor.config import ConfigError, read_settings
 from monitor.formats import open_writer
 from monitor.model import Model, ModelError
@@ -20,8 +21,12 @@ from monitor.output import OutputClosedError, OutputError, open_output
 from monitor.progress import ReplayProgress
 from monitor.records import Detection
 from monitor.replay import Replay, station_filter
+from monitor.run_cli import run
+from monitor.serve import serve
 from monitor.settings import Settings
 from monitor.sources.files import FileSource, Problem
+from monitor.streams_cli import streams
+from monitor.thresholds import ThresholdError, threshold_for
 from monitor.timebase import parse_time
 from monitor.views import DetectionView
 
@@ -99,6 +104,23 @@ def _model(settings: Settings) -> Model:
         _fail(str(error), EXIT_MODEL)
 
 
+def _with_threshold(settings: Settings, threshold: float | None, false_alarms_per_day: float | None) -> Settings:
+    """Let the command line win over the file, which may have said it the other way."""
+    if threshold is None and false_alarms_per_day is None:
+        return settings
+    if threshold is not None and false_alarms_per_day is not None:
+        _fail("--threshold and --false-alarms-per-day are both given; accepted: one of them", EXIT_USAGE)
+    if threshold is not None and not 0 < threshold < 1:
+        _fail(f"--threshold is {threshold}; accepted: between 0 and 1", EXIT_USAGE)
+    try:
+        detector = msgspec.structs.replace(
+            settings.detector, threshold=threshold, false_alarms_per_day=false_alarms_per_day
+        )
+    except ValueError as error:
+        _fail(str(error), EXIT_USAGE)
+    return msgspec.structs.replace(settings, detector=detector)
+
+
 def _time_option(text: str | None, name: str) -> int | None:
     if text is None:
         return None
@@ -130,6 +152,10 @@ def replay(
     threshold: Annotated[
         float | None, typer.Option(metavar="P", help="Event probability that starts a detection, between 0 and 1.")
     ] = None,
+    false_alarms_per_day: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Instead: the threshold that has at most X false alarms per station and day."),
+    ] = None,
     start: Annotated[str | None, typer.Option(metavar="TIME", help="Leave out what is before; ISO 8601, UTC.")] = None,
     end: Annotated[str | None, typer.Option(metavar="TIME", help="Leave out what is from then on.")] = None,
     stations: Annotated[
@@ -149,11 +175,7 @@ def replay(
     2 wrong usage, 3 model refused, 130 interrupted.
     """
     settings = _settings(config, model)
-    if threshold is not None:
-        if not 0 < threshold < 1:
-            _fail(f"--threshold is {threshold}; accepted: between 0 and 1", EXIT_USAGE)
-        detector = msgspec.structs.replace(settings.detector, threshold=threshold)
-        settings = msgspec.structs.replace(settings, detector=detector)
+    settings = _with_threshold(settings, threshold, false_alarms_per_day)
     if speed is not None and not 0 < speed < float("inf"):
         _fail(f"--speed is {speed}; accepted: more than 0", EXIT_USAGE)
     start_ns, end_ns = _time_option(start, "--start"), _time_option(end, "--end")
@@ -161,6 +183,10 @@ def replay(
         _fail(f"--start {start} is not before --end {end}", EXIT_USAGE)
     patterns = [part for option in stations or [] for part in option.split(",") if part]
     loaded = _model(settings)
+    try:
+        threshold_for(settings.detector, loaded.metadata)
+    except ThresholdError as error:
+        _fail(str(error), EXIT_USAGE)
     figures = _Figures(plot) if plot is not None else None
     problems: list[Problem] = []
     progress = ReplayProgress(0.0)
@@ -351,6 +377,12 @@ def model_bench(
             f"{name:28s}median {1000 * median:8.3f} ms  fastest {1000 * seconds[0]:8.3f} ms  "
             f"slowest {1000 * seconds[-1]:8.3f} ms  {n_outputs * interval_s / median:10,.0f} times real time"
         )
+
+
+app.command("run")(run)
+app.command("check")(check)
+app.command("serve")(serve)
+app.command("streams")(streams)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 Works on the model's outputs alone, step by step on the absolute grid; knows neither waveforms nor clocks.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal, NamedTuple
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
+
+from monitor.section import Refusal, Section, example, within
 
 F32 = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
@@ -17,55 +19,47 @@ Bool = npt.NDArray[np.bool_]
 _LEAST_S_MINUS_P_S = 0.4
 
 
-class DetectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How probabilities become detections. Times in seconds.
+class DetectorSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How probabilities become detections.
 
     Attributes:
-        threshold: Event probability that starts a detection; the model's own where null.
+        threshold: Event probability that starts a detection; the model's own unless this or false_alarms_per_day is
+            set.
+        false_alarms_per_day: Instead of a threshold: the one at which the model's calibration has at most so many false
+            alarms per station and day. `monitor model info --calibration` shows it.
         threshold_off_share: A detection goes on while the log-odds are above this share of the threshold's.
         confirm_s: How long the probability must stay at the threshold.
         hold_s: How long it must be below the off threshold for the detection to end.
         wait_for_s_s: The same while no S has been seen.
         p_probability, s_probability: Least probability of a frame that is taken for a P or S arrival.
         look_back_s: How far before the trigger a P is looked for.
-        split_probability: P probability that begins a new detection within one, after `min_split_s` or its like.
+        split_probability: P probability that begins a new detection within one, after min_split_s or its like.
         min_split_s: Least time between the P arrivals of two detections.
         min_split_before_s_s: The same while no S has been seen.
         max_duration_s: A detection is ended after this.
     """
 
-    threshold: float | None = None
-    threshold_off_share: float = 0.3
-    confirm_s: float = 0.4
-    hold_s: float = 3.0
-    wait_for_s_s: float = 6.0
-    p_probability: float = 0.2
-    s_probability: float = 0.3
-    look_back_s: float = 20.0
-    split_probability: float = 0.6
-    min_split_s: float = 3.0
-    min_split_before_s_s: float = 10.0
-    max_duration_s: float = 180.0
+    threshold: Annotated[float, within(1e-6, 1 - 1e-6), example(0.9)] | None = None
+    false_alarms_per_day: Annotated[float, within(1e-6, 1e6), example(2.0)] | None = None
+    threshold_off_share: Annotated[float, within(-1.0, 1.0)] = 0.3
+    confirm_s: Annotated[float, within(0.0, 30.0)] = 0.4
+    hold_s: Annotated[float, within(0.2, 120.0)] = 3.0
+    wait_for_s_s: Annotated[float, within(0.2, 120.0)] = 6.0
+    p_probability: Annotated[float, within(0.0, 1.0)] = 0.2
+    s_probability: Annotated[float, within(0.0, 1.0)] = 0.3
+    look_back_s: Annotated[float, within(0.0, 60.0)] = 20.0
+    split_probability: Annotated[float, within(0.0, 1.0)] = 0.6
+    min_split_s: Annotated[float, within(0.2, 120.0)] = 3.0
+    min_split_before_s_s: Annotated[float, within(0.2, 120.0)] = 10.0
+    max_duration_s: Annotated[float, within(5.0, 3600.0)] = 180.0
 
-    def __post_init__(self) -> None:
-        limits = {
-            "threshold": (1e-6, 1 - 1e-6),
-            "threshold_off_share": (-1.0, 1.0),
-            "confirm_s": (0.0, 30.0),
-            "hold_s": (0.2, 120.0),
-            "wait_for_s_s": (0.2, 120.0),
-            "p_probability": (0.0, 1.0),
-            "s_probability": (0.0, 1.0),
-            "look_back_s": (0.0, 60.0),
-            "split_probability": (0.0, 1.0),
-            "min_split_s": (0.2, 120.0),
-            "min_split_before_s_s": (0.2, 120.0),
-            "max_duration_s": (5.0, 3600.0),
-        }
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise ValueError(f"{name} is {value}; accepted: {low} to {high}")
+    def refusals(self) -> Iterable[Refusal]:
+        """Refuse two ways to say the same."""
+        if self.threshold is not None and self.false_alarms_per_day is not None:
+            yield Refusal(
+                ("threshold", "false_alarms_per_day"),
+                "threshold and false_alarms_per_day are both set; accepted: one of them",
+            )
 
 
 @dataclass(slots=True)
@@ -98,6 +92,18 @@ class Change:
     event: Event
 
 
+class Settled(NamedTuple):
+    """Where a detector can go on as if it had never stopped.
+
+    Attributes:
+        step: The first step whose decision may depend on what is going on; nothing was before it.
+        taken_until: Steps before this belong to earlier events.
+    """
+
+    step: int
+    taken_until: int
+
+
 class Detector:
     """Follows one station.
 
@@ -127,9 +133,24 @@ class Detector:
         self._told_s = False
         # A P that belongs to an event already told is not the P of the next one.
         self._taken_until = 0
+        self._settled = Settled(0, 0)
 
     def _steps(self, seconds: float) -> int:
         return round(seconds / self._step_s)
+
+    @property
+    def settled(self) -> Settled:
+        """Where another detector would have to begin to decide to say the same from there on."""
+        return self._settled
+
+    @property
+    def depth(self) -> int:
+        """Steps before `settled.step` that such a detector must have been given."""
+        return self._depth
+
+    def resume(self, settled: Settled) -> None:
+        """Decide nothing before `settled.step`: another detector has; to be called before the first push."""
+        self._settled, self._taken_until = settled, settled.taken_until
 
     def push(self, first_step: int, probabilities: F32, judged: Bool) -> list[Change]:
         """Take the next outputs.
@@ -153,7 +174,8 @@ class Detector:
         self._judged = np.concatenate((self._judged[len(self._judged) - held :], judged))
         self._first = first_step - held
         high = np.flatnonzero(new[:, 0] >= self.threshold)
-        offset = 0
+        # Before `settled` only after a restart: what was decided then is remembered, not decided again.
+        offset = min(max(0, self._settled.step - first_step), len(new)) if self._event is None else 0
         while offset < len(new):
             if self._event is None:
                 # Nothing is going on: on to where something may be.
@@ -161,6 +183,7 @@ class Detector:
                 following = int(high[at]) if at < len(high) else len(new)
                 if following > offset:
                     self._rising, offset = 0, following
+                    self._settled = Settled(first_step + offset, self._taken_until)
                     continue
             event, p, s = new[offset].tolist()
             self._step(first_step + offset, event, p, s, bool(judged[offset]), changes)

@@ -3,12 +3,15 @@
 Synchronous, without sockets; the clock is given. One thread at a time.
 """
 
-from collections import OrderedDict, deque
+import time
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
+from monitor.channel import ChannelCounts
 from monitor.clock import Clock
 from monitor.instrument import Following, Instrument
 from monitor.model import Model
@@ -31,29 +34,49 @@ _MOST_SEQUENCES = 20_000
 MOST_INSTRUMENTS = 2000
 
 
-@dataclass(slots=True)
-class ChannelTally:
-    """What happened on one channel since the start, for the metrics.
+class Irregular(NamedTuple):
+    """A server sent a packet out of the ordinary; the reasons are those of `monitor.metrics.PACKET_REASONS`."""
+
+    server: str
+    reason: str
+
+
+class Judged(NamedTuple):
+    """So many frames of a station were judged in so many seconds."""
+
+    station_id: str
+    frames: int
+    seconds: float
+
+
+class ChannelLook(NamedTuple):
+    """How a channel is.
 
     Attributes:
-        packets, nbytes: Received.
-        future, rate_refused, surplus: Packets dropped: ahead of this computer's clock, sampled too slowly or too fast,
-            of more instruments than are followed.
-        last_received_ns: When the last packet was received; None before any.
+        channel_id: Which.
+        report: Its quality.
+        counts: What its pipeline has counted; None where nothing follows it yet.
+        ring_fill: Share of its ring that holds samples, 0 to 1.
     """
 
-    packets: int = 0
-    nbytes: int = 0
-    future: int = 0
-    rate_refused: int = 0
-    surplus: int = 0
-    last_received_ns: int | None = None
+    channel_id: ChannelId
+    report: QualityReport
+    counts: ChannelCounts | None
+    ring_fill: float
+
+
+@dataclass(slots=True)
+class Happened:
+    """What happened since the last look, for the metrics."""
+
+    irregular: Counter[Irregular] = field(default_factory=Counter)
+    judged: list[Judged] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _ChannelWatch:
     quality: ChannelQuality
-    tally: ChannelTally = field(default_factory=ChannelTally)
+    last_received_ns: int | None = None
     timing_quality: int | None = None
     unusable_since_ns: int | None = None
 
@@ -106,6 +129,7 @@ class Engine:
         self._origins: OrderedDict[str, Origin] = OrderedDict()
         self._sequences: dict[tuple[str, str], deque[tuple[int, int | None]]] = {}
         self._saved_positions: dict[tuple[str, str], SavedPosition] = {}
+        self._happened = Happened()
         self.suppressed = 0
         if saved is not None:
             self._restore(saved)
@@ -119,7 +143,7 @@ class Engine:
         for segment in packet.segments:
             if segment.npts and self._admit(segment, packet):
                 useful = True
-                detections += self._route(segment, packet.received_ns)
+                detections += self._route(segment, packet)
         if useful:
             end = max(segment.next_ns for segment in packet.segments)
             trail = self._sequences.setdefault((packet.server, packet.station_id), deque(maxlen=_MOST_SEQUENCES))
@@ -136,10 +160,32 @@ class Engine:
             if now - oldest > live.component_wait_s * NS_PER_SECOND:
                 detections += self._begin(key)
         for instrument in self._of_channel.values():
-            received = [self._watches[c].tally.last_received_ns for c in instrument.channels if c in self._watches]
+            received = [self._watches[c].last_received_ns for c in instrument.channels if c in self._watches]
             newest = max((ns for ns in received if ns is not None), default=None)
             if newest is not None and now - newest > live.end_of_data_s * NS_PER_SECOND:
                 detections += self._told(instrument, instrument.end())
+        return detections
+
+    def reconfigure(self, settings: Settings, wanted: Callable[[ChannelId], bool]) -> list[Detection]:
+        """Take other settings over without a restart: those of detector and live.
+
+        Args:
+            settings: The new ones.
+            wanted: Whether a channel is still to be followed.
+        """
+        detections: list[Detection] = []
+        self._settings, self._following = settings, Following(self._model, settings.detector, settings.live)
+        for key, instruments in list(self._instruments.items()):
+            if not any(wanted(channel) for instrument in instruments for channel in instrument.channels):
+                for instrument in instruments:
+                    detections += self._told(instrument, instrument.end())
+                    for channel in instrument.channels:
+                        del self._of_channel[channel], self._watches[channel]
+                del self._instruments[key]
+                continue
+            for instrument in instruments:
+                detections += self._told(instrument, instrument.reconfigure(self._following))
+        self._on_instruments(self.groups)
         return detections
 
     # -- what is known of it -----------------------------------------------------------------------------------------
@@ -154,14 +200,27 @@ class Engine:
         """The same, with what follows them."""
         return sorted(set(self._of_channel.values()), key=lambda instrument: instrument.group.name)
 
-    def tallies(self) -> dict[ChannelId, ChannelTally]:
-        """What happened on each channel."""
-        return {channel: watch.tally for channel, watch in self._watches.items()}
+    def happened(self) -> Happened:
+        """What happened since this was last asked."""
+        happened, self._happened = self._happened, Happened()
+        return happened
 
-    def reports(self) -> list[QualityReport]:
-        """The quality of each channel."""
+    def look(self) -> list[ChannelLook]:
+        """Look at each channel."""
         now = self._clock.now_ns()
-        return [watch.quality.report(now) for _, watch in sorted(self._watches.items())]
+        looks = []
+        for channel_id, watch in sorted(self._watches.items()):
+            instrument = self._of_channel.get(channel_id)
+            channel = None if instrument is None else instrument.pipeline.channels[channel_id]
+            looks.append(
+                ChannelLook(
+                    channel_id,
+                    watch.quality.report(now),
+                    None if channel is None else channel.counts,
+                    0.0 if channel is None else channel.ring.fill,
+                )
+            )
+        return looks
 
     def saved(self) -> SavedState:
         """What a restart needs."""
@@ -199,29 +258,25 @@ class Engine:
     def _admit(self, segment: Segment, packet: Packet) -> bool:
         """Count a segment and say whether it is of use."""
         channel = segment.channel_id
-        if not measures_ground_motion(channel):
+        if not measures_ground_motion(channel) or not MIN_SAMPLING_RATE <= segment.sampling_rate <= MAX_SAMPLING_RATE:
+            self._note(packet, "unwanted")
             return False
         watch = self._watches.get(channel)
         if watch is None:
             if len(self._watches) >= 3 * MOST_INSTRUMENTS:
+                self._note(packet, "unwanted")
                 return False
             quality = ChannelQuality(self._settings.quality, channel, opened_ns=packet.received_ns)
             watch = self._watches[channel] = _ChannelWatch(quality)
-        tally = watch.tally
-        tally.packets += 1
-        tally.nbytes += packet.nbytes
         ahead_ns = segment.next_ns - packet.received_ns
         # A computer that knows its own clock to be wrong is no judge.
         if (
             ahead_ns > self._settings.live.future_tolerance_s * NS_PER_SECOND
             and self._clock.synchronised() is not False
         ):
-            tally.future += 1
+            self._note(packet, "future")
             return False
-        if not MIN_SAMPLING_RATE <= segment.sampling_rate <= MAX_SAMPLING_RATE:
-            tally.rate_refused += 1
-            return False
-        tally.last_received_ns = packet.received_ns
+        watch.last_received_ns = packet.received_ns
         watch.timing_quality = packet.timing_quality
         watch.quality.push(segment, received_ns=packet.received_ns, timing_quality=packet.timing_quality)
         if watch.quality.usable:
@@ -230,20 +285,41 @@ class Engine:
             watch.unusable_since_ns = segment.starttime_ns
         return True
 
-    def _route(self, segment: Segment, received_ns: int) -> list[Detection]:
+    def _note(self, packet: Packet, reason: str) -> None:
+        self._happened.irregular[Irregular(packet.server, reason)] += 1
+
+    def _route(self, segment: Segment, packet: Packet) -> list[Detection]:
         instrument = self._of_channel.get(segment.channel_id)
         if instrument is not None:
-            return self._told(instrument, instrument.push(segment, received_ns=received_ns))
+            counts = instrument.reorder(segment.channel_id).counts
+            before = counts.duplicates, counts.out_of_order, counts.clock_set_back
+            detections = self._push(instrument, segment, packet.received_ns)
+            after = counts.duplicates, counts.out_of_order, counts.clock_set_back
+            for reason, more in zip(
+                ("duplicate", "out_of_order", "back_in_time"), map(int.__gt__, after, before), strict=True
+            ):
+                if more:
+                    self._note(packet, reason)
+            return detections
         key = _key(segment.channel_id)
         if key not in self._gathering and len(self._instruments) >= MOST_INSTRUMENTS:
-            self._watches[segment.channel_id].tally.surplus += 1
+            self._note(packet, "unwanted")
             return []
         gathering = self._gathering.setdefault(key, _Gathering())
-        gathering.waiting.append((segment, received_ns))
+        gathering.waiting.append((segment, packet.received_ns))
         wait_ns = round(self._settings.live.component_wait_s * NS_PER_SECOND)
         if len(gathering.channels()) < 3 and gathering.span_ns() < wait_ns and key not in self._instruments:
             return []
         return self._begin(key)
+
+    def _push(self, instrument: Instrument, segment: Segment, received_ns: int) -> list[Detection]:
+        began, before = time.perf_counter(), instrument.pipeline.frames_judged
+        detections = instrument.push(segment, received_ns=received_ns)
+        frames = instrument.pipeline.frames_judged - before
+        if frames > 0:
+            seconds = time.perf_counter() - began
+            self._happened.judged.append(Judged(instrument.group.station_id, frames, seconds))
+        return self._told(instrument, detections)
 
     def _begin(self, key: _Key) -> list[Detection]:
         """Follow an instrument whose channels are known now, or with a channel more than before."""
@@ -256,7 +332,7 @@ class Engine:
         self._follow(key, [Instrument(group, self._following) for group in group_channels(channels)])
         for segment, received_ns in gathering.waiting:
             instrument = self._of_channel[segment.channel_id]
-            detections += self._told(instrument, instrument.push(segment, received_ns=received_ns))
+            detections += self._push(instrument, segment, received_ns)
         return detections
 
     def _follow(self, key: _Key, instruments: list[Instrument]) -> None:

@@ -130,6 +130,11 @@ class Instrument:
             detections += self._pipeline.advance(newest - wait_ns)
         return detections
 
+    def reconfigure(self, following: Following) -> list[Detection]:
+        """Decide by other settings from now on."""
+        self._following = following
+        return self._pipeline.reconfigure(following.detector)
+
     def restart(self) -> list[Detection]:
         """End what is going on and know nothing of what was: the recorder's clock was set, or channels came or went."""
         detections = self.end()

@@ -82,13 +82,13 @@ class StationPipeline:
     ) -> None:
         self.group = group
         self.detections_made = 0
-        self._model, self._settings, self._origin = model, settings, origin
+        self.frames_judged = 0
+        self._model, self._origin = model, origin
         self._on_output = on_output
         self._params = params = model.metadata.spectrogram
         stride = model.metadata.output_stride
         self._stride = stride
-        self._threshold = threshold_for(settings, model.metadata)
-        self._detector = Detector(settings, threshold=self._threshold, step_s=stride * params.frame_interval_s)
+        self._decide_by(settings)
         if resume is not None:
             self._detector.resume(resume)
         self._batch = max(1, round(batch_s / params.frame_interval_s))
@@ -112,6 +112,12 @@ class StationPipeline:
         self._next_last = 0  # the last frame that the next output needs
         self._told: dict[int, Detection] = {}
         self._views: _ViewHistory | None = _ViewHistory(self._capacity_s) if keep_views else None
+
+    def _decide_by(self, settings: DetectorSettings) -> None:
+        self._settings = settings
+        self._threshold = threshold_for(settings, self._model.metadata)
+        step_s = self._stride * self._params.frame_interval_s
+        self._detector = Detector(settings, threshold=self._threshold, step_s=step_s)
         self._settings_digest = msgspec.json.encode([settings, self._threshold])
 
     @property
@@ -120,6 +126,15 @@ class StationPipeline:
         if self._frame is None:
             return None
         return self._sample_ns(self._frame * self._params.hop)
+
+    def reconfigure(self, settings: DetectorSettings) -> list[Detection]:
+        """Decide by other settings from the next output on; what is going on is ended."""
+        if settings == self._settings:
+            return []
+        detections = self._told_of(self._detector.finish())
+        self._decide_by(settings)
+        self._detector.resume(Settled((self._next_last - (self._stride - 1)) // self._stride, 0))
+        return detections
 
     @property
     def look_back_steps(self) -> int:
@@ -248,6 +263,7 @@ class StationPipeline:
     def _judge_to(self, stop: int) -> list[Detection]:
         assert self._frame is not None
         frames, judged = self._frames(self._frame, stop)
+        self.frames_judged += stop - self._frame
         self._frame = stop
         return self._judge(frames, judged)
 

@@ -34,6 +34,11 @@ class RingBuffer:
         """Index after the newest sample ever written; None before the first."""
         return self._end
 
+    @property
+    def fill(self) -> float:
+        """Share of the ring that holds real samples, 0 to 1."""
+        return float(np.count_nonzero(self._valid)) / len(self._valid)
+
     def write(self, index: int, samples: F64) -> int:
         """Write consecutive samples.
 

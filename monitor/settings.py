@@ -1,49 +1,47 @@
 """Everything that can be set, as frozen values; `monitor.config` reads them from TOML and the environment.
 
-Each value is checked when it is built, so that an illegal one cannot exist. The attribute docstrings are what
-`monitor check --reference` prints.
+Each value is checked when it is built, so that an illegal one cannot exist. What a number may be stands in its type;
+the attribute docstrings are what `monitor check --reference` prints.
 """
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Annotated, Literal
 
-import msgspec
+from msgspec import field
 
 from monitor.detector import DetectorSettings
+from monitor.section import CredentialPath, FilePath, Refusal, Section, example, within
+
+_DAY_S = 86400
+
+Port = Annotated[int, within(1, 65535)]
 
 
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{name} is {value}; accepted: {low:g} to {high:g}")
-
-
-class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One table of the settings file."""
-
-
-class ModelSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ModelSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which model decides.
 
     Attributes:
-        path: A `.tflite` made by `python -m train`; the shipped one where null. Relative to the settings file.
+        path: A `.tflite` made by `python -m train`; the shipped one unless set. Relative to the settings file.
     """
 
-    path: str | None = None
+    path: Annotated[FilePath, example("model.tflite")] | None = None
 
 
-class SeedLinkSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One SeedLink server; `[[seedlink]]`, as often as there are servers.
+class SeedLinkSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One SeedLink server; this table as often as there are servers.
 
     Attributes:
         host: Name or address.
         port: 18000, or 18500 with TLS, unless set.
-        stations: What to ask for: `NET.STA` (`*` and `?` allowed), or `NET.STA.LOC.CHA` patterns. Several servers may
-            offer the same station: the first packet wins.
-        name: What metrics and logs call it; `host:port` where null.
-        version: Protocol; `auto` takes 4 where the server speaks it.
+        stations: What to ask for: "NET.STA" (* and ? allowed), or "NET.STA.LOC.CHA" patterns. Several servers may offer
+            the same station: the first packet wins.
+        name: What metrics and logs call it; "host:port" unless set.
+        version: Protocol; "auto" takes 4 where the server speaks it.
         tls: Encrypt.
-        ca_file: PEM file of the authorities to trust instead of the system's.
-        user, password_file: For servers that want a login (USERPASS); the password is the file's first line.
-        token_file: For servers that want a token (JWT).
+        ca_file: PEM file of the authorities to trust instead of the system's. Relative to the settings file.
+        user, password_file: For servers that want a login (USERPASS). The password is the first line of a file: its
+            path, relative to the settings file, or the name of a systemd credential.
+        token_file: For servers that want a token (JWT) instead; a file as above.
         connect_timeout_s: Longest wait for a connection and its handshake.
         stall_timeout_s: A connection that brings nothing for so long is given up, also in the middle of a packet.
         keepalive_s: After so long without data the server is asked for a sign of life.
@@ -52,48 +50,41 @@ class SeedLinkSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_onl
         backlog_s: Without a saved position, how far back to ask for data.
     """
 
-    host: str
-    port: int | None = None
-    stations: list[str]
-    name: str | None = None
+    host: Annotated[str, example("seedlink.example.org")]
+    port: Annotated[Port, example(18000)] | None = None
+    stations: Annotated[list[str], example(["XX.STA1", "XX.STA2.*.HH?"])]
+    name: Annotated[str, example("example")] | None = None
     version: Literal["auto", "3", "4"] = "auto"
     tls: bool = False
-    ca_file: str | None = None
-    user: str | None = None
-    password_file: str | None = None
-    token_file: str | None = None
-    connect_timeout_s: float = 10.0
-    stall_timeout_s: float = 60.0
-    keepalive_s: float = 20.0
-    backoff_s: float = 1.0
-    backoff_max_s: float = 60.0
-    auth_retry_s: float = 900.0
-    backlog_s: float = 120.0
+    ca_file: Annotated[CredentialPath, example("ca.pem")] | None = None
+    user: Annotated[str, example("station")] | None = None
+    password_file: Annotated[CredentialPath, example("seedlink-password")] | None = None
+    token_file: Annotated[CredentialPath, example("seedlink-token")] | None = None
+    connect_timeout_s: Annotated[float, within(0.1, 600.0)] = 10.0
+    stall_timeout_s: Annotated[float, within(0.5, 3600.0)] = 60.0
+    keepalive_s: Annotated[float, within(0.1, 3600.0)] = 20.0
+    backoff_s: Annotated[float, within(0.01, 600.0)] = 1.0
+    backoff_max_s: Annotated[float, within(0.01, 3600.0)] = 60.0
+    auth_retry_s: Annotated[float, within(0.1, _DAY_S)] = 900.0
+    backlog_s: Annotated[float, within(0.0, 7 * _DAY_S)] = 120.0
 
-    def __post_init__(self) -> None:
-        if not self.host.strip() or any(c.isspace() for c in self.host):
-            raise ValueError(f"host is {self.host!r}; accepted: a host name or an address")
+    def refusals(self) -> Iterable[Refusal]:
+        """Refuse names that are none and logins that contradict themselves."""
+        if not _is_host(self.host):
+            yield Refusal(("host",), f"host is {self.host!r}; accepted: a host name or an address, without a port")
         if not self.stations:
-            raise ValueError("stations is empty; accepted: at least one such as 'XX.STA' or 'XX.STA.*.HH?'")
+            yield Refusal(("stations",), "stations is empty; accepted: at least one such as 'XX.STA' or 'XX.STA.*.HH?'")
         for pattern in self.stations:
-            if len(pattern.split(".")) not in (2, 4) or not all(pattern.split(".")[:2]):
-                raise ValueError(f"stations holds {pattern!r}; accepted: 'NET.STA' or 'NET.STA.LOC.CHA'")
-        if self.port is not None:
-            _within("port", self.port, 1, 65535)
+            if len(pattern.split(".")) not in {2, 4} or not all(pattern.split(".")[:2]):
+                yield Refusal(("stations",), f"stations holds {pattern!r}; accepted: 'NET.STA' or 'NET.STA.LOC.CHA'")
+        if self.name is not None and not self.name.strip():
+            yield Refusal(("name",), f"name is {self.name!r}; accepted: text")
         if self.user is not None and self.password_file is None:
-            raise ValueError("user is set but password_file is not")
+            yield Refusal(("user", "password_file"), "user is set but password_file is not; accepted: both or neither")
+        if self.user is None and self.password_file is not None:
+            yield Refusal(("password_file", "user"), "password_file is set but user is not; accepted: both or neither")
         if self.user is not None and self.token_file is not None:
-            raise ValueError("user and token_file are both set; accepted: one way to log in")
-        for name, low, high in (
-            ("connect_timeout_s", 0.1, 600.0),
-            ("stall_timeout_s", 0.5, 3600.0),
-            ("keepalive_s", 0.1, 3600.0),
-            ("backoff_s", 0.01, 600.0),
-            ("backoff_max_s", 0.01, 3600.0),
-            ("auth_retry_s", 0.1, 86400.0),
-            ("backlog_s", 0.0, 7 * 86400.0),
-        ):
-            _within(name, getattr(self, name), low, high)
+            yield Refusal(("token_file", "user"), "user and token_file are both set; accepted: one way to log in")
 
     @property
     def port_used(self) -> int:
@@ -106,52 +97,41 @@ class SeedLinkSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_onl
         return self.name or f"{self.host}:{self.port_used}"
 
 
-class LiveSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class LiveSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How live data are taken.
 
     Attributes:
         component_wait_s: A component that lags so far behind the others of its instrument, in stream time, is no longer
             waited for.
         reorder_wait_s: After a hole, how long to wait for another server or a late packet to fill it, in stream time.
-        lateness_s: A detection decided on data older than this is marked `backfill`.
+        lateness_s: A detection decided on data older than this is marked "backfill".
         future_tolerance_s: A packet further ahead of this computer's clock is dropped and counted.
         end_of_data_s: After so long without data from an instrument, what is going on at it is ended.
         queue_bytes: Most bytes of packets that wait to be processed; the servers wait when it is full.
     """
 
-    component_wait_s: float = 10.0
-    reorder_wait_s: float = 5.0
-    lateness_s: float = 60.0
-    future_tolerance_s: float = 60.0
-    end_of_data_s: float = 300.0
-    queue_bytes: int = 64 * 1024 * 1024
-
-    def __post_init__(self) -> None:
-        _within("component_wait_s", self.component_wait_s, 0.0, 200.0)
-        _within("reorder_wait_s", self.reorder_wait_s, 0.0, 120.0)
-        _within("lateness_s", self.lateness_s, 1.0, 86400.0)
-        _within("future_tolerance_s", self.future_tolerance_s, 1.0, 86400.0)
-        _within("end_of_data_s", self.end_of_data_s, 10.0, 86400.0)
-        _within("queue_bytes", self.queue_bytes, 64 * 1024, 8 * 1024**3)
+    component_wait_s: Annotated[float, within(0.0, 200.0)] = 10.0
+    reorder_wait_s: Annotated[float, within(0.0, 120.0)] = 5.0
+    lateness_s: Annotated[float, within(1.0, _DAY_S)] = 60.0
+    future_tolerance_s: Annotated[float, within(1.0, _DAY_S)] = 60.0
+    end_of_data_s: Annotated[float, within(10.0, _DAY_S)] = 300.0
+    queue_bytes: Annotated[int, within(64 * 1024, 8 * 1024**3)] = 64 * 1024 * 1024
 
 
-class StateSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class StateSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is kept on disk.
 
     Attributes:
-        directory: For positions in the streams and messages not yet delivered; `$STATE_DIRECTORY` (systemd) or
-            `~/.local/state/monitor` where null. Relative to the settings file.
+        directory: For positions in the streams and messages not yet delivered; $STATE_DIRECTORY (systemd) or
+            ~/.local/state/monitor unless set. Relative to the settings file.
         save_interval_s: Positions are saved no more often than this: memory cards wear.
     """
 
-    directory: str | None = None
-    save_interval_s: float = 5.0
-
-    def __post_init__(self) -> None:
-        _within("save_interval_s", self.save_interval_s, 0.1, 3600.0)
+    directory: Annotated[FilePath, example("/var/lib/monitor")] | None = None
+    save_interval_s: Annotated[float, within(0.1, 3600.0)] = 5.0
 
 
-class OutboxSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class OutboxSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Messages that wait for the broker.
 
     Attributes:
@@ -159,84 +139,77 @@ class OutboxSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
         max_age_s: What is older is dropped and counted.
     """
 
-    max_bytes: int = 64 * 1024 * 1024
-    max_age_s: float = 30 * 86400.0
-
-    def __post_init__(self) -> None:
-        _within("max_bytes", self.max_bytes, 256 * 1024, 1024**4)
-        _within("max_age_s", self.max_age_s, 60.0, 10 * 365 * 86400.0)
+    max_bytes: Annotated[int, within(256 * 1024, 1024**4)] = 64 * 1024 * 1024
+    max_age_s: Annotated[float, within(60.0, 10 * 365 * _DAY_S)] = 30.0 * _DAY_S
 
 
-class MqttSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class MqttSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The MQTT broker.
 
     Attributes:
-        host: Name or address; no MQTT where null.
+        host: Name or address; no MQTT unless set.
         port: 1883, or 8883 with TLS, unless set.
-        version: `auto` takes MQTT 5 and falls back to 3.1.1.
-        client_id: The fixed name of this monitor, also in the status topic; `monitor-` and the host's name where null.
+        version: "auto" takes MQTT 5 and falls back to 3.1.1.
+        client_id: The fixed name of this monitor, also in the status topic; "monitor-" and the computer's name unless
+            set.
         root: First levels of all topics.
-        user, password_file: Login; the password is the file's first line.
+        user, password_file: Login. The password is the first line of a file: its path, relative to the settings file,
+            or the name of a systemd credential.
         tls: Encrypt.
-        ca_file, cert_file, key_file: PEM files: authorities to trust, and this client's certificate.
-        keepalive_s, connect_timeout_s: Of the connection.
+        ca_file: PEM file of the authorities to trust instead of the system's. Relative to the settings file.
+        cert_file, key_file: PEM files of this client's certificate, for brokers that want one.
+        keepalive_s: The broker takes a connection that was silent for one and a half times this for lost.
+        connect_timeout_s: Longest wait for a connection and its handshake.
         backoff_s, backoff_max_s: First and longest mean wait before a new attempt; doubled each time, with jitter.
         session_expiry_s: How long the broker keeps the session (MQTT 5).
         message_expiry_s: An alarm that a subscriber has not fetched by then is dropped by the broker (MQTT 5).
-        will_delay_s: How long the link may be down before the status turns `offline` (MQTT 5).
+        will_delay_s: How long the link may be down before the status turns "offline" (MQTT 5).
         quality_interval_s: How often a channel's quality is published.
-        usgs_pick: Also publish each final detection as a USGS Pick on `<root>/<NET>/<STA>/pick`.
+        usgs_pick: Also publish each final detection as a USGS Pick on <root>/<NET>/<STA>/pick.
         home_assistant: Announce the stations to Home Assistant.
         home_assistant_prefix: Its discovery prefix.
     """
 
-    host: str | None = None
-    port: int | None = None
+    host: Annotated[str, example("mqtt.example.org")] | None = None
+    port: Annotated[Port, example(1883)] | None = None
     version: Literal["auto", "3.1.1", "5"] = "auto"
-    client_id: str | None = None
+    client_id: Annotated[str, example("monitor-sta1")] | None = None
     root: str = "monitor/v1"
-    user: str | None = None
-    password_file: str | None = None
+    user: Annotated[str, example("monitor")] | None = None
+    password_file: Annotated[CredentialPath, example("mqtt-password")] | None = None
     tls: bool = False
-    ca_file: str | None = None
-    cert_file: str | None = None
-    key_file: str | None = None
-    keepalive_s: int = 30
-    connect_timeout_s: float = 10.0
-    backoff_s: float = 1.0
-    backoff_max_s: float = 60.0
-    session_expiry_s: int = 86400
-    message_expiry_s: int = 86400
-    will_delay_s: int = 30
-    quality_interval_s: float = 60.0
+    ca_file: Annotated[CredentialPath, example("ca.pem")] | None = None
+    cert_file: Annotated[CredentialPath, example("client.pem")] | None = None
+    key_file: Annotated[CredentialPath, example("client.key")] | None = None
+    keepalive_s: Annotated[int, within(5, 3600)] = 30
+    connect_timeout_s: Annotated[float, within(0.1, 600.0)] = 10.0
+    backoff_s: Annotated[float, within(0.01, 600.0)] = 1.0
+    backoff_max_s: Annotated[float, within(0.01, 3600.0)] = 60.0
+    session_expiry_s: Annotated[int, within(0, 2**32 - 1)] = _DAY_S
+    message_expiry_s: Annotated[int, within(1, 2**32 - 1)] = _DAY_S
+    will_delay_s: Annotated[int, within(0, _DAY_S)] = 30
+    quality_interval_s: Annotated[float, within(1.0, _DAY_S)] = 60.0
     usgs_pick: bool = False
     home_assistant: bool = False
     home_assistant_prefix: str = "homeassistant"
 
-    def __post_init__(self) -> None:
-        if self.port is not None:
-            _within("port", self.port, 1, 65535)
+    def refusals(self) -> Iterable[Refusal]:
+        """Refuse topics that are none and keys that need another one."""
+        if self.host is not None and not _is_host(self.host):
+            yield Refusal(("host",), f"host is {self.host!r}; accepted: a host name or an address, without a port")
         for name in ("root", "home_assistant_prefix"):
             topic = getattr(self, name)
             if not topic or set("+#\0") & set(topic) or topic[0] in "/$" or topic[-1] == "/":
-                raise ValueError(f"{name} is {topic!r}; accepted: topic levels without wildcards, such as 'monitor/v1'")
+                yield Refusal(
+                    (name,), f"{name} is {topic!r}; accepted: topic levels without wildcards, such as 'monitor/v1'"
+                )
         if self.client_id is not None and (not self.client_id or set("+#/\0") & set(self.client_id)):
-            raise ValueError(f"client_id is {self.client_id!r}; accepted: text without +, # and /")
+            yield Refusal(("client_id",), f"client_id is {self.client_id!r}; accepted: text without +, # and /")
         if (self.cert_file is None) != (self.key_file is None):
-            raise ValueError("cert_file and key_file go together")
+            there, missing = ("key_file", "cert_file") if self.cert_file is None else ("cert_file", "key_file")
+            yield Refusal((there, missing), f"{there} is set but {missing} is not; accepted: both or neither")
         if self.password_file is not None and self.user is None:
-            raise ValueError("password_file is set but user is not")
-        for name, low, high in (
-            ("keepalive_s", 5, 3600),
-            ("connect_timeout_s", 0.1, 600.0),
-            ("backoff_s", 0.01, 600.0),
-            ("backoff_max_s", 0.01, 3600.0),
-            ("session_expiry_s", 0, 2**32 - 1),
-            ("message_expiry_s", 1, 2**32 - 1),
-            ("will_delay_s", 0, 86400),
-            ("quality_interval_s", 1.0, 86400.0),
-        ):
-            _within(name, getattr(self, name), low, high)
+            yield Refusal(("password_file", "user"), "password_file is set but user is not; accepted: both or neither")
 
     @property
     def port_used(self) -> int:
@@ -244,59 +217,48 @@ class MqttSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return self.port if self.port is not None else (8883 if self.tls else 1883)
 
 
-class HttpSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class HttpSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The listener for /metrics, /healthz and /readyz.
 
     Attributes:
         listen: Address; only this computer by default.
-        port: 0 for any free one; null for no listener.
+        port: 0 for any free one, "none" for no listener.
     """
 
     listen: str = "127.0.0.1"
-    port: int | None = 9464
-
-    def __post_init__(self) -> None:
-        if self.port is not None:
-            _within("port", self.port, 0, 65535)
+    port: Annotated[int, within(0, 65535)] | None = 9464
 
 
-class QualitySettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class QualitySettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """When a channel is called bad.
 
     Attributes:
         dead_after_s: Without data for so long, by this computer's clock.
         flat_after_s: One value for so long.
         clip_share: Share of the samples of the last minute at the two extreme values that makes a channel clipped.
-        full_scale_counts: A sample at or beyond this is clipped; the digitizer's limit, 2^23 counts for 24 bits; null
-            to tell by repeated extremes only.
+        full_scale_counts: A sample at or beyond this is clipped; the digitizer's limit, 2^23 counts for 24 bits. Unless
+            set, clipping is told by repeated extremes only.
     """
 
-    dead_after_s: float = 120.0
-    flat_after_s: float = 10.0
-    clip_share: float = 0.01
-    full_scale_counts: float | None = None
-
-    def __post_init__(self) -> None:
-        _within("dead_after_s", self.dead_after_s, 1.0, 86400.0)
-        _within("flat_after_s", self.flat_after_s, 2.0, 3600.0)
-        _within("clip_share", self.clip_share, 1e-4, 1.0)
-        if self.full_scale_counts is not None and not self.full_scale_counts > 0:
-            raise ValueError(f"full_scale_counts is {self.full_scale_counts}; accepted: more than 0")
+    dead_after_s: Annotated[float, within(1.0, _DAY_S)] = 120.0
+    flat_after_s: Annotated[float, within(2.0, 3600.0)] = 10.0
+    clip_share: Annotated[float, within(1e-4, 1.0)] = 0.01
+    full_scale_counts: Annotated[float, within(1e-12, 1e18), example(8388608.0)] | None = None
 
 
-class LogSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class LogSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The log, on standard error.
 
     Attributes:
         level: Least severity.
-        format: `auto` is `text` on a terminal, `journal` under systemd, else `json`.
+        format: "auto" is "text" on a terminal, "journal" under systemd, else "json".
     """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "text", "json", "journal"] = "auto"
 
 
-class Settings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Settings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The settings file.
 
     Attributes:
@@ -314,7 +276,7 @@ class Settings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     model: ModelSettings = ModelSettings()
     detector: DetectorSettings = DetectorSettings()
-    seedlink: list[SeedLinkSettings] = []
+    seedlink: list[SeedLinkSettings] = field(default_factory=list)
     live: LiveSettings = LiveSettings()
     quality: QualitySettings = QualitySettings()
     state: StateSettings = StateSettings()
@@ -323,8 +285,15 @@ class Settings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
 
-    def __post_init__(self) -> None:
+    def refusals(self) -> Iterable[Refusal]:
+        """Refuse servers that metrics, logs and the state could not tell apart."""
         labels = [server.label for server in self.seedlink]
-        for label in labels:
-            if labels.count(label) > 1:
-                raise ValueError(f"two seedlink servers are called {label!r}; give each a name of its own")
+        for label in sorted({label for label in labels if labels.count(label) > 1}):
+            yield Refusal(
+                ("seedlink",), f"two seedlink servers are called {label!r}; accepted: each with a name of its own"
+            )
+
+
+def _is_host(text: str) -> bool:
+    """Tell a name or an address; an IPv6 address has two colons or more, a name with a port one."""
+    return bool(text) and not any(ch.isspace() or ch in "/\0" for ch in text) and text.count(":") != 1

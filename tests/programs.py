@@ -8,7 +8,13 @@ import os
 import shutil
 
 # Program as a test names it -> Debian package.
-PROGRAMS: dict[str, str] = {}
+PROGRAMS: dict[str, str] = {
+    "mosquitto": "mosquitto",
+    "mosquitto_passwd": "mosquitto",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+    "openssl": "openssl",
+}
 
 # Debian puts servers where the PATH of an ordinary user does not look.
 SERVER_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")

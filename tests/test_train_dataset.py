@@ -16,7 +16,7 @@ import pytest
 
 from monitor.timebase import format_time, parse_time
 from train.conditioning import bandwidth_hz, ratio_to_100_hz, resampled
-from train.dataset import Pick, SourceSpec, Store, discover, prepare, source_spec, summary
+from train.dataset import Pick, SourceSpec, Store, discover, distinct, prepare, source_spec, summary
 from train.traceinfo import pair_phases, unknown_intervals
 
 RNG = np.random.default_rng(1)
@@ -549,3 +549,189 @@ def test_monitor_does_not_import_train() -> None:
         "import sys, monitor.records, monitor.timebase; assert not any(m.split('.')[0] == 'train' for m in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# What public data sets look like: STEAD, INSTANCE, ETHZ, LenDB, OBS, PNW, CEED
+
+
+def write_chunk(folder: Path, chunk: str, rows: list[dict[str, Any]], data: Mapping[str, Array], **facts: Any) -> Path:
+    """Write metadata{chunk}.csv and waveforms{chunk}.hdf5; `data` are the HDF5 data sets under data/."""
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with (folder / f"metadata{chunk}.csv").open("w", newline="") as out:
+        writer = csv.DictWriter(out, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    with h5py.File(folder / f"waveforms{chunk}.hdf5", "w") as file:
+        for name, samples in data.items():
+            file[f"data/{name}"] = samples
+        for key, value in facts.items():
+            file[f"data_format/{key}"] = value
+    return folder
+
+
+def prepared(tmp_path: Path, *folders: Path) -> dict[str, Any]:
+    """Prepare as `python -m train prepare --data` does; traces by name."""
+    specs = [spec for folder in folders for spec in discover(folder)]
+    store = prepare(specs, tmp_path / "store")
+    return {info.name: (info, store.waveform(i)) for i, info in enumerate(store.traces)}
+
+
+def test_chunks_of_buckets_with_other_rates_and_orders(tmp_path: Path) -> None:
+    # ETHZ, Iquique, PNW: buckets [trace, component, sample], padded to the longest; a rate and an order for each trace.
+    bucket = noise(2, 3, 3000)
+    rows = [
+        {
+            "trace_name": "bucket0$0,:3,:3000",
+            "trace_Pg_arrival_sample": 1000,
+            "trace_Sg_arrival_sample": 1400,
+            "trace_Pn_arrival_sample": "",
+            "trace_pP_arrival_sample": 300,
+            "trace_sampling_rate_hz": 200.0,
+            "trace_component_order": "ENZ",
+            "station_network_code": "CH",
+            "station_code": "AAA",
+            "station_channels": "HG",
+            "trace_start_time": "2020-01-01T00:00:00.000000Z",
+            "source_id": "one",
+        },
+        {
+            "trace_name": "bucket0$1,:3,:2500",
+            "trace_Pn_arrival_sample": 800.5,
+            "trace_Sg_arrival_sample": "nan",
+            "trace_sampling_rate_hz": 120.0,
+            "trace_component_order": "Z21",
+            "station_network_code": "CH",
+            "station_code": "BBB",
+            "trace_channel": "EH",
+            "source_id": "one",
+        },
+    ]
+    folder = write_chunk(tmp_path / "ethz", "_A", rows, {"bucket0": bucket}, dimension_order="NCW", measurement="v")
+    plain = [{**row("one"), "trace_p_arrival_sample": 500}]
+    write_chunk(folder, "_B", plain, {"one": noise(3, 1500)}, component_order="ZNE", dimension_order="CW")
+    traces = prepared(tmp_path, tmp_path)
+    first, samples = traces["ethz/A/bucket0$0,:3,:3000"]
+    assert [(pick.phase, pick.sample) for pick in first.picks] == [("P", 500), ("S", 700)]
+    assert (first.kind, first.instrument, first.npts) == ("event", "G", 1500)
+    z = bucket[0, 2] - np.median(bucket[0, 2])
+    np.testing.assert_allclose(samples[0], resampled(z, ratio_to_100_hz(200)), rtol=1e-4, atol=1e-2)
+    second, samples = traces["ethz/A/bucket0$1,:3,:2500"]
+    assert second.picks[0].sample == pytest.approx(800.5 / 1.2)
+    assert len(second.picks) == 1
+    assert second.npts == int(np.ceil(2500 / 1.2))
+    east = bucket[1, 2, :2500] - np.median(bucket[1, 2, :2500])
+    np.testing.assert_allclose(samples[1], resampled(east, ratio_to_100_hz(120)), rtol=1e-4, atol=1e-2)
+    assert "ethz/B/one" in traces
+
+
+def test_slow_data_in_metres_per_second(tmp_path: Path) -> None:
+    # LenDB: 20 Hz, km/s, P at a fixed sample; the rate is the HDF5 file's.
+    facts = {"component_order": "ZNE", "dimension_order": "CW", "sampling_rate": 20, "unit": "km/s"}
+    quake = {"trace_name": "q$0,:3,:540", "trace_category": "earthquake", "trace_p_arrival_sample": 80}
+    quiet = {"trace_name": "q$1,:3,:540", "trace_category": "noise", "trace_p_arrival_sample": ""}
+    folder = write_chunk(tmp_path / "lendb", "", [quake, quiet], {"q": noise(2, 3, 540) * 1e-12}, **facts)
+    traces = prepared(tmp_path, folder)
+    info, samples = traces["lendb/q$0,:3,:540"]
+    assert info.picks[0].sample == 400
+    assert info.npts == 2700
+    assert info.bandwidth_hz <= 10
+    assert 1e-11 < float(np.std(samples[0])) < 1e-9
+    assert traces["lendb/q$1,:3,:540"][0].kind == "noise"
+
+
+def test_ocean_bottom_and_vertical_only(tmp_path: Path) -> None:
+    # OBS: Z12 and a hydrophone; SCEDC: one vertical, an axis of one or none.
+    obs = write_chunk(
+        tmp_path / "obs", "", [row("a", trace_component_order="Z12H")], {"a": noise(4, 2000)}, dimension_order="CW"
+    )
+    vertical = write_chunk(
+        tmp_path / "scedc",
+        "",
+        [row("b$0,:1,:2000"), row("c")],
+        {"b": noise(1, 1, 2000), "c": noise(2000)},
+        component_order="Z",
+        sampling_rate=100,
+    )
+    traces = prepared(tmp_path, obs, vertical)
+    assert traces["obs/a"][0].components == (True, True, True)
+    for name in ("scedc/b$0,:1,:2000", "scedc/c"):
+        info, samples = traces[name]
+        assert info.components == (True, False, False)
+        assert samples.shape == (3, 2000)
+        assert not samples[1:].any()
+
+
+def test_kinds_by_source_type_and_by_name(tmp_path: Path) -> None:
+    # PNW: exotic events have picks and are no earthquakes. INSTANCE: a folder of noise has no label column at all.
+    rows = [
+        {**row(name), "trace_category": "", "source_type": kind}
+        for name, kind in (("a", "earthquake"), ("b", "surface event"), ("c", "noise"), ("d", "None"))
+    ]
+    exotic = write_chunk(
+        tmp_path / "pnw", "", rows, {r["trace_name"]: noise(3, 1500) for r in rows}, component_order="ZNE"
+    )
+    bare = [{"trace_name": "a", "trace_sampling_rate_hz": 100, "station_network_code": "IV", "station_code": "X"}]
+    quiet = write_chunk(tmp_path / "instance_noise", "", bare, {"a": noise(3, 1500)}, component_order="ENZ")
+    kinds = {name: info.kind for name, (info, _) in prepared(tmp_path, exotic, quiet).items()}
+    assert kinds == {
+        "pnw/a": "event",
+        "pnw/b": "other",
+        "pnw/c": "noise",
+        "pnw/d": "event",
+        "instance_noise/a": "noise",
+    }
+
+
+def test_the_file_chunks_decides(tmp_path: Path) -> None:
+    for chunk in ("_A", "_B"):
+        folder = write_chunk(tmp_path / "set", chunk, [row("a")], {"a": noise(3, 1500)}, component_order="ZNE")
+    (folder / "chunks").write_text("_B\n")
+    assert set(prepared(tmp_path, folder)) == {"set/B/a"}
+    (folder / "chunks").write_text("_B\n_C\n")
+    with pytest.raises(ValueError, match=r"metadata_C\.csv: missing, though chunks lists it"):
+        prepared(tmp_path, folder)
+
+
+def test_without_a_split_regions_stay_together_then_events_then_stations(tmp_path: Path) -> None:
+    def place(number: int) -> dict[str, Any]:
+        match number % 3:
+            case 0:  # aftershocks: other events, the same place
+                here = {
+                    "source_id": f"e{number}",
+                    "source_latitude_deg": 40.01 + number // 30,
+                    "source_longitude_deg": 9.1,
+                }
+            case 1:
+                here = {"source_id": f"e{number // 30}", "source_latitude_deg": "nan", "source_longitude_deg": ""}
+            case _:
+                here = {"source_id": "None", "station_code": f"N{number // 30}", "trace_category": "noise"}
+        return {**row(f"w{number}", split=""), **here}
+
+    rows = [place(number) for number in range(300)]
+    data = {"b": np.broadcast_to(noise(1, 3, 800), (300, 3, 800)).copy()}
+    for number, each in enumerate(rows):
+        each["trace_name"] = f"b${number},:3,:800"
+        each["trace_p_arrival_sample"] = "" if number % 3 == 2 else 300
+    folder = write_chunk(tmp_path / "set", "", rows, data, component_order="ZNE")
+    store = prepare([SourceSpec(path=folder, dev_share=0.5)], tmp_path / "store")
+    split = {int(info.name.split("$")[1].split(",")[0]): info.split for info in store.traces}
+    assert len(split) == 300
+    sides: dict[tuple[int, int], set[str]] = {}
+    for number, side in split.items():
+        sides.setdefault((number % 3, number // 30), set()).add(side)
+    assert all(len(of) == 1 for of in sides.values()), "no region, event or noisy station is on both sides"
+    for what in range(3):
+        assert {side for (of, _), each in sides.items() if of == what for side in each} == {"train", "dev"}
+
+
+def test_data_sets_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    folders = [
+        write_chunk(tmp_path / part / "stead", "", [row("a")], {"a": noise(3, 1500)}, component_order="ZNE")
+        for part in ("old", "new")
+    ]
+    specs = distinct([spec for folder in folders for spec in discover(folder)])
+    assert [spec.name for spec in specs] == ["old/stead", "new/stead"]
+    assert len(prepare(specs, tmp_path / "store")) == 2
+    with pytest.raises(ValueError, match="is given twice"):
+        distinct([*specs, *specs])

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,6 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from train.dataset import Store
+    from train.peers import Peer
     from train.settings import Settings
 
 # Heavy imports (TensorFlow, SciPy, matplotlib) are inside the commands: `--help` is quick.
@@ -23,7 +24,7 @@ EXIT_USAGE = 2
 
 app = typer.Typer(
     name="train",
-    help="Trains the detector: prepare, fit, quantize, benchmark, evaluate, report; or all of it.",
+    help="Trains the detector: prepare, fit, quantize, benchmark, evaluate, report; or all of it. Then compare runs.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -54,6 +55,19 @@ ExcludeOption = Annotated[
 SplitOption = Annotated[Literal["dev", "train", "all"], typer.Option(help="Which part of the store.")]
 OnlyOption = Annotated[
     list[str] | None, typer.Option(metavar="PATTERN", help="Only these data sets, * and ? allowed. Repeatable.")
+]
+
+SeisbenchOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL:WEIGHTS,…",
+        help="Judge these pickers of SeisBench too (pip install seisbench), such as "
+        "PhaseNet:original,EQTransformer:mine.pt: the name of weights, or a file with its .json next to it.",
+    ),
+]
+RatesOption = Annotated[
+    str | None,
+    typer.Option(metavar="HZ,…", help="Judge the model at these sampling rates too, such as 31.25,50,250."),
 ]
 
 _DEFAULT_OUT = Path("train-output")
@@ -108,8 +122,10 @@ def benchmark(
         bool | None,
         typer.Option(help="Set the model's threshold by this; without it, if it is the whole dev split."),
     ] = None,
+    seisbench: SeisbenchOption = None,
+    resample_hz: RatesOption = None,
 ) -> None:
-    """Judge continuous data: recall against false alarms per station-hour, onsets, delays."""
+    """Judge continuous data and windows: recall against false alarms per station-hour, onsets, delays, F1, AUC."""
     with _plain_errors():
         whole_dev = split == "dev" and not only
         _judge(
@@ -117,8 +133,11 @@ def benchmark(
             out,
             split,
             only or [],
-            ("benchmark",),
+            # The benchmark first: the windows are judged at the threshold that it chooses.
+            ("benchmark", "evaluate"),
             calibrate=whole_dev if calibrate is None else calibrate,
+            seisbench=seisbench,
+            rates_hz=_rates(resample_hz),
         )
 
 
@@ -131,6 +150,17 @@ def report(
     """Write the report and the model card next to the model."""
     with _plain_errors():
         _report(store or out / "store", out, install=install)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR…", help="Folders that --out named.")],
+) -> None:
+    """Put runs side by side, such as of different look_ahead_s: a Markdown table, a row for each."""
+    from train.compare import compare as compared  # noqa: PLC0415
+
+    with _plain_errors(), _users_part():
+        print(compared(runs))
 
 
 @app.command(name="all")
@@ -151,7 +181,6 @@ def everything(
         _prepare(data, store, seed)
         _fit(store, out, settings, seed, steps, exclude)
         _quantize(store, out)
-        # The benchmark first: the windows are judged at the threshold that it chooses.
         _judge(store, out, "dev", [], ("benchmark", "evaluate"), calibrate=True)
         _report(store, out, install=install)
 
@@ -274,13 +303,34 @@ def _open(path: Path) -> "Store":
         return Store.open(path)
 
 
+def _rates(text: str | None) -> list[float]:
+    from train.conditioning import ratio_to_100_hz  # noqa: PLC0415
+
+    with _users_part():
+        rates = [float(part) for part in (text or "").split(",") if part.strip()]
+        for rate in rates:
+            ratio_to_100_hz(rate)
+    return rates
+
+
+def _peers(names: str | None) -> "list[Peer]":
+    if names is None:
+        return []
+    from train.peers import AbsentError, load_peers  # noqa: PLC0415
+
+    try:
+        return load_peers(names)
+    except AbsentError as error:
+        raise _WrongError(str(error)) from error
+
+
 def _prepare(data: list[Path] | None, store: Path, seed: int | None) -> None:
-    from train.dataset import discover, prepare, summary  # noqa: PLC0415
+    from train.dataset import discover, distinct, prepare, summary  # noqa: PLC0415
 
     if not data:
         raise _WrongError("no data: give --data DIR (repeatable), or set MONITOR_DATA")
     with _Watch() as watch, _users_part():
-        specs = [spec for folder in data for spec in discover(folder)]
+        specs = distinct([spec for folder in data for spec in discover(folder)])
         prepared = prepare(specs, store, seed=seed or 0, progress=watch.show)
     _say(summary(prepared))
 
@@ -330,6 +380,8 @@ def _judge(
     what: tuple[str, ...],
     *,
     calibrate: bool,
+    seisbench: str | None = None,
+    rates_hz: Sequence[float] = (),
 ) -> None:
     prepared = _open(store)
 
@@ -339,25 +391,37 @@ def _judge(
     with _users_part():
         path = steps.model_path(out)
         indices = steps.chosen_traces(prepared, split=split, only=only)
+    peers = _peers(seisbench)
     texts: list[str] = []
     files: list[Path] = []
+    drawn: list[Path] = []
     with _Watch() as watch:
-        outputs = steps.Outputs(prepared, indices, path, watch.part)
+        outputs = steps.Outputs(prepared, indices, path, watch.part, peers=peers)
         if "benchmark" in what:
             figures = steps.run_benchmark(
-                prepared, indices, outputs, split=split, only=only, path=path, calibrate=calibrate, watch=watch.part
+                prepared,
+                indices,
+                outputs,
+                split=split,
+                only=only,
+                path=path,
+                calibrate=calibrate,
+                watch=watch.part,
+                rates_hz=rates_hz,
             )
             outputs.reload(path)
             steps.write_json(figures, out / steps.BENCHMARK_FILE)
-            text = f"{report.benchmark_tables(figures)}\n\n{report.onset_tables(figures)}\n"
-            (out / "benchmark.md").write_text(text, encoding="utf-8")
-            texts.append(text)
-            files += [out / steps.BENCHMARK_FILE, out / "benchmark.md", *write_figures(figures, out)]
+            drawn = write_figures(figures, out)
+            texts.append(report.continuous_text(figures))
+            files += [out / steps.BENCHMARK_FILE, out / "benchmark.md", *drawn]
         if "evaluate" in what:
             windows = steps.run_evaluation(prepared, indices, outputs, split=split)
             steps.write_json(windows, out / steps.EVALUATION_FILE)
-            texts.append(report.evaluation_tables(windows))
+            texts.append(report.windows_text(windows))
             files.append(out / steps.EVALUATION_FILE)
+        if "benchmark" in what:
+            pictures = "\n".join(f"![{file.stem}]({file.name})" for file in drawn)
+            (out / "benchmark.md").write_text("\n\n".join([*texts, pictures]) + "\n", encoding="utf-8")
     print("\n\n".join(texts))
     _say("\n".join(map(str, files)))
 

@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from monitor.detector import DetectorSettings
 from monitor.model import Calibration, Model
-from train.dataset import Store
 from train.calibrate import known_frames
+from train.dataset import Store
 from train.evaluate import SNR_BINS_DB
-from train.outputs import F32, Found, Progress, TraceOutputs, detect, publish
+from train.outputs import F32, Found, Progress, TraceOutputs, all_outputs, detect, publish
+from train.peers import picks
 from train.stalta import StaLta, triggers
 from train.traceinfo import RATE_HZ, TraceInfo
 from train.truth import LabelledP, demanded, judge, noise_samples
@@ -26,6 +27,7 @@ from train.truth import LabelledP, demanded, judge, noise_samples
 F64 = npt.NDArray[np.float64]
 
 MODEL_THRESHOLDS: tuple[float, ...] = tuple(round(float(1 / (1 + np.exp(-x))), 6) for x in np.arange(-3.0, 8.01, 0.25))
+PEER_THRESHOLDS: tuple[float, ...] = tuple(round(float(1 / (1 + np.exp(-x))), 6) for x in np.arange(-4.5, 7.01, 0.25))
 RATIO_THRESHOLDS: tuple[float, ...] = tuple(round(float(1.1 * 1.12**k), 3) for k in range(48))
 SHIPPED_RATE = 0.1
 """False alarms per station-hour on dev noise that the default threshold stands for."""
@@ -201,6 +203,15 @@ def ratio_detect(ratios: Mapping[int, F32], setting: StaLta) -> Detect:
     return at
 
 
+def peer_detect(along: Mapping[int, F32]) -> Detect:
+    """A picker of SeisBench on kept P probabilities."""
+
+    def at(index: int, threshold: float) -> list[Found]:
+        return picks(along[index], threshold)
+
+    return at
+
+
 def shipped_threshold(curve: Curve) -> float:
     """The smallest threshold with at most `SHIPPED_RATE` false alarms per station-hour, within sane limits."""
     return round(min(max(curve.threshold_value(SHIPPED_RATE), LEAST_THRESHOLD), HIGHEST_THRESHOLD), 4)
@@ -275,6 +286,24 @@ def curve_figures(curve: Curve, at: Curve, task: Task, *, seed: int) -> dict[str
     return figures
 
 
+def rate_figures(
+    task: Task,
+    model: Model,
+    settings: DetectorSettings,
+    threshold: float,
+    *,
+    rate_hz: float,
+    seed: int,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The figures of a model for the same traces, noise included, as if recorded at another sampling rate."""
+    detect_at = model_detect(all_outputs(task.store, task.indices, model, rate_hz=rate_hz, progress=progress), settings)
+    name = f"{rate_hz:g} Hz"
+    curve = run_curve(task, name, detect_at, MODEL_THRESHOLDS)
+    figures = curve_figures(curve, run_curve(task, name, detect_at, [threshold]), task, seed=seed)
+    return {key: value for key, value in figures.items() if key not in ("curve", "by")}
+
+
 def _picked_between(curve: Curve, position: float) -> F64:
     low, high = int(np.floor(position)), int(np.ceil(position))
     share = position - low
@@ -323,7 +352,7 @@ def onset_figures(
     """
     refined: list[tuple[float, str]] = []
     network: list[tuple[float, str]] = []
-    delays: list[float] = []
+    delays: list[tuple[float, str]] = []
     with_events = [i for i in task.indices if task.wanted[i]]
     for done, index in enumerate(with_events):
         info, wanted = task.info(index), task.wanted[index]
@@ -331,9 +360,9 @@ def onset_figures(
         verdict = judge(info, wanted, [t.found for t in told])
         for want, j in zip(wanted, verdict.picked, strict=True):
             if j is not None:
-                label = _properties(want, info)["labelled by"]
-                refined.append(((told[j].found.onset - want.sample) / RATE_HZ, label))
-                delays.append((told[j].decided - want.sample) / RATE_HZ)
+                of_p = _properties(want, info)
+                refined.append(((told[j].found.onset - want.sample) / RATE_HZ, of_p["labelled by"]))
+                delays.append(((told[j].decided - want.sample) / RATE_HZ, of_p["SNR"]))
         found = raw(index, threshold)
         verdict = judge(info, wanted, found)
         network += [
@@ -358,11 +387,34 @@ def onset_figures(
         },
     }
     if delays:
-        names = ("p05", "median", "p90", "p95")
-        values = np.percentile(delays, (5, 50, 90, 95))
-        figures["delay_s"] = {name: round(float(v), 3) for name, v in zip(names, values, strict=True)}
-        figures["delays_s"] = [round(value, 3) for value in delays]
+        seconds = [value for value, _ in delays]
+        figures["delay_s"] = _delays(seconds)
+        figures["delays_s"] = [round(value, 3) for value in seconds]
+        figures["delay_by_snr"] = {
+            group: _delays([value for value, of in delays if of == group]) for group in sorted({of for _, of in delays})
+        }
     return figures
+
+
+def _delays(seconds: Sequence[float]) -> dict[str, float]:
+    names = ("p05", "median", "p90", "p95")
+    values = np.percentile(seconds, (5, 50, 90, 95))
+    return {"picks": len(seconds), **{name: round(float(v), 3) for name, v in zip(names, values, strict=True)}}
+
+
+def own_residuals(task: Task, detect_at: Detect, threshold: float) -> dict[str, Any]:
+    """Onset errors of a detector as it gives its onsets, at one threshold."""
+    seconds = []
+    for index in task.indices:
+        if wanted := task.wanted[index]:
+            found = detect_at(index, threshold)
+            picked = judge(task.info(index), wanted, found).picked
+            seconds += [
+                (found[j].onset - want.sample) / RATE_HZ
+                for want, j in zip(wanted, picked, strict=True)
+                if j is not None
+            ]
+    return _residuals(seconds)
 
 
 def _residuals(seconds: Sequence[float]) -> dict[str, Any]:

@@ -20,12 +20,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from train.sources import Progress, SourceSpec, Tally, discover, first_match, source_spec
+from train.sources import Progress, SourceSpec, Tally, discover, distinct, first_match, source_spec
 from train.sources_continuous import read_continuous
 from train.sources_seisbench import read_seisbench
 from train.traceinfo import RATE_HZ, Kind, Pick, Split, TraceInfo
 
-__all__ = ["Pick", "SourceSpec", "Store", "TraceInfo", "discover", "prepare", "source_spec", "summary"]
+__all__ = ["Pick", "SourceSpec", "Store", "TraceInfo", "discover", "distinct", "prepare", "source_spec", "summary"]
 
 SCHEMA = "train.store/1"
 

@@ -10,6 +10,7 @@ station's pipeline as it runs along the whole trace: what the monitor would have
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -110,10 +111,10 @@ def window_scores(windows: Sequence[Window], outputs: Mapping[int, TraceOutputs]
     return scores
 
 
-def ratio_scores(windows: Sequence[Window], ratios: Mapping[int, F32]) -> F64:
-    """The highest STA/LTA in each window [shape=(n,), dtype=float64]."""
+def highest(windows: Sequence[Window], along: Mapping[int, F32]) -> F64:
+    """The highest value along the trace, such as of STA/LTA, in each window [shape=(n,), dtype=float64]."""
     length = round(WINDOW_S * RATE_HZ)
-    return np.array([float(ratios[w.index][w.start : w.start + length].max(initial=0.0)) for w in windows])
+    return np.array([float(along[w.index][w.start : w.start + length].max(initial=0.0)) for w in windows])
 
 
 def roc_auc(positive: Bool, scores: F64) -> float | None:
@@ -181,6 +182,7 @@ def evaluate(
     *,
     models: Mapping[str, tuple[Mapping[int, TraceOutputs], float]],
     ratios: Mapping[StaLta, Mapping[int, F32]],
+    peers: Mapping[str, tuple[Mapping[int, F32], float]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Evaluate detectors on the same windows.
 
@@ -188,6 +190,7 @@ def evaluate(
         windows: From `choose_windows`.
         models: Name -> (outputs by trace, threshold).
         ratios: STA/LTA setting -> ratios by trace.
+        peers: Name -> (P probability by trace, threshold).
 
     Returns:
         For the report: the windows' numbers, and the figures of each detector by name. STA/LTA is shown at its usual
@@ -198,8 +201,10 @@ def evaluate(
         name: scored(windows, window_scores(windows, outputs), threshold)
         for name, (outputs, threshold) in models.items()
     }
+    for name, (by_trace, threshold) in peers.items():
+        detectors[name] = scored(windows, highest(windows, by_trace), threshold)
     for setting, by_trace in ratios.items():
-        scores = ratio_scores(windows, by_trace)
+        scores = highest(windows, by_trace)
         detectors[setting.name] = scored(windows, scores, setting.threshold)
         if positive.any():
             best = best_f1_threshold(positive, scores)

@@ -1,10 +1,11 @@
 """Figures of the report."""
 
 from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#595959")
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#595959", "#CC79A7", "#56B4E9", "#000000")
 
 
 def write_figures(benchmark: Mapping[str, Any], out: Path) -> list[Path]:
@@ -29,7 +30,7 @@ def write_figures(benchmark: Mapping[str, Any], out: Path) -> list[Path]:
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(6, 4), layout="constrained")
         panel = figure.subplots()
-        for color, (name, detector) in zip(_COLORS, benchmark["detectors"].items(), strict=False):
+        for color, (name, detector) in zip(cycle(_COLORS), benchmark["detectors"].items(), strict=False):
             curve = detector["curve"]
             # Off the logarithmic scale lies what had no false alarm at all.
             least = 0.5 / max(detector["noise_hours"], 1e-9)

@@ -18,6 +18,7 @@ from monitor.records import ChannelId, Detection, Segment
 from monitor.spectrogram import Bool
 from monitor.stations import StationGroup
 from monitor.timebase import NS_PER_SECOND, parse_time
+from train.conditioning import ratio_to_100_hz, resampled
 from train.dataset import Store
 from train.traceinfo import RATE_HZ, Interval, TraceInfo
 
@@ -126,12 +127,19 @@ def real_runs(info: TraceInfo) -> list[Interval]:
     return runs
 
 
-def trace_outputs(store: Store, index: int, model: Model) -> TraceOutputs | None:
-    """Run a trace through the station's pipeline and keep what its detector is told; None where that is nothing."""
+def trace_outputs(store: Store, index: int, model: Model, *, rate_hz: float = RATE_HZ) -> TraceOutputs | None:
+    """Run a trace through the station's pipeline and keep what its detector is told; None where that is nothing.
+
+    Args:
+        store: The recordings.
+        index: The trace.
+        model: The network.
+        rate_hz: As if it had been recorded at this rate: it is resampled to it ahead of the pipeline.
+    """
     blocks: list[tuple[int, F32, Bool]] = []
     # Nothing reaches this threshold: only the outputs are wanted here, the detector runs on them later.
     never = DetectorSettings(threshold=1 - 1e-6)
-    pipeline, start, _ = _run(store, index, model, never, lambda *block: blocks.append(block))
+    pipeline, start, _ = _run(store, index, model, never, lambda *block: blocks.append(block), rate_hz=rate_hz)
     if not blocks:
         return None
     first_step = blocks[0][0]
@@ -148,13 +156,18 @@ def trace_outputs(store: Store, index: int, model: Model) -> TraceOutputs | None
 
 
 def all_outputs(
-    store: Store, indices: Iterable[int], model: Model, *, progress: Progress | None = None
+    store: Store,
+    indices: Iterable[int],
+    model: Model,
+    *,
+    rate_hz: float = RATE_HZ,
+    progress: Progress | None = None,
 ) -> dict[int, TraceOutputs]:
     """Run traces through the pipeline, each by itself; by index, without those that gave nothing."""
     chosen = list(indices)
     result = {}
     for done, index in enumerate(chosen):
-        outputs = trace_outputs(store, index, model)
+        outputs = trace_outputs(store, index, model, rate_hz=rate_hz)
         if outputs is not None:
             result[index] = outputs
         if progress is not None:
@@ -196,6 +209,8 @@ def _run(
     model: Model,
     settings: DetectorSettings,
     on_output: Callable[[int, F32, Bool], None],
+    *,
+    rate_hz: float = RATE_HZ,
 ) -> tuple[StationPipeline, int, list[Detection]]:
     """The pipeline after the trace, the trace's absolute first sample, and the detections."""
     info = store.traces[index]
@@ -215,13 +230,24 @@ def _run(
     pipeline = StationPipeline(group, model, settings, origin="replay", batch_s=batch_s, on_output=on_output)
     detections: list[Detection] = []
     # Piece by piece over all channels, as a recording's records come.
-    piece = round(60 * RATE_HZ)
+    piece = round(60 * rate_hz)
     for first, stop in real_runs(info):
-        for at in range(first, stop, piece):
-            samples = store.waveform(index, at, min(at + piece, stop))
+        samples = as_recorded_at(rate_hz, store.waveform(index, first, stop))
+        for at in range(0, samples.shape[1], piece):
+            time_ns = (start + first) * _SAMPLE_NS + round(at * NS_PER_SECOND / rate_hz)
             for row, channel in enumerate(channels):
                 if channel is not None:
-                    time_ns = (start + at) * _SAMPLE_NS
-                    detections += pipeline.push(Segment(channel, time_ns, RATE_HZ, samples[row]))
+                    detections += pipeline.push(Segment(channel, time_ns, rate_hz, samples[row, at : at + piece]))
     detections += pipeline.finish()
     return pipeline, start, detections
+
+
+def as_recorded_at(rate_hz: float, samples: F32) -> F32:
+    """Resample 100 Hz to another rate, anti-aliased, sample 0 staying at sample 0 [shape=(3, n), dtype=float32].
+
+    Raises:
+        ValueError: The rate has no simple ratio to 100 Hz.
+    """
+    if rate_hz == RATE_HZ:
+        return samples
+    return np.asarray(resampled(samples.astype(np.float64), 1 / ratio_to_100_hz(rate_hz)), np.float32)

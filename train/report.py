@@ -61,25 +61,7 @@ def evaluation_tables(evaluation: Mapping[str, Any]) -> str:
 def benchmark_tables(benchmark: Mapping[str, Any], *, by: Collection[str] | None = None) -> str:
     """The figures on continuous data as Markdown; broken down by these properties, or by all."""
     detectors: Mapping[str, Any] = benchmark["detectors"]
-    parts = [
-        table(
-            ("detector", "recall at 1 /h", "recall at 0.1 /h", "threshold", "recall", "found", "false alarms /h"),
-            (
-                [
-                    name,
-                    *(_with_interval(d["at_rate"][r]["recall"], d["at_rate"][r]["interval_90"]) for r in ("1", "0.1")),
-                    d["at_threshold"]["threshold"],
-                    _with_interval(d["at_threshold"]["recall"], d["at_threshold"]["recall_interval_90"]),
-                    d["at_threshold"]["event_found"],
-                    _with_interval(
-                        d["at_threshold"]["false_alarms_per_hour"],
-                        d["at_threshold"]["false_alarms_per_hour_interval_90"],
-                    ),
-                ]
-                for name, d in detectors.items()
-            ),
-        )
-    ]
+    parts = [_recall_table("detector", detectors)]
     first: Mapping[str, Any] = next(iter(detectors.values()))
     for label, groups in first["by"].items():
         if by is not None and label not in by:
@@ -94,7 +76,30 @@ def benchmark_tables(benchmark: Mapping[str, Any], *, by: Collection[str] | None
                 ),
             )
         )
+    if by_rate := benchmark.get("by_rate"):
+        rows = {"as stored": first} | {f"{rate} Hz": figures for rate, figures in by_rate.items()}
+        parts.append(_recall_table("int8, recorded at", rows))
     return "\n\n".join(parts)
+
+
+def _recall_table(head: str, rows: Mapping[str, Any]) -> str:
+    return table(
+        (head, "recall at 1 /h", "recall at 0.1 /h", "threshold", "recall", "found", "false alarms /h"),
+        (
+            [
+                name,
+                *(_with_interval(d["at_rate"][r]["recall"], d["at_rate"][r]["interval_90"]) for r in ("1", "0.1")),
+                d["at_threshold"]["threshold"],
+                _with_interval(d["at_threshold"]["recall"], d["at_threshold"]["recall_interval_90"]),
+                d["at_threshold"]["event_found"],
+                _with_interval(
+                    d["at_threshold"]["false_alarms_per_hour"],
+                    d["at_threshold"]["false_alarms_per_hour_interval_90"],
+                ),
+            ]
+            for name, d in rows.items()
+        ),
+    )
 
 
 def onset_tables(benchmark: Mapping[str, Any]) -> str:
@@ -104,13 +109,41 @@ def onset_tables(benchmark: Mapping[str, Any]) -> str:
     rows = [[name, *(onsets[name].get(key) for key in keys)] for name in ("refined", "network")]
     for label, both in onsets["by_label"].items():
         rows += [[f"{name}, {label} labels", *(both[name].get(key) for key in keys)] for name in ("refined", "network")]
+    rows += [[name, *(of.get(key) for key in keys)] for name, of in onsets.get("others", {}).items()]
     text = table(("onset minus label", *keys), rows)
     if delay := onsets.get("delay_s"):
+        groups = {"all": delay} | {name.split(": ")[-1]: of for name, of in onsets.get("delay_by_snr", {}).items()}
+        quantiles = ("median", "p90", "p95")
         text += (
             f"\n\nFirst told after the labelled P: {delay['median']:.2f} s in the median, "
-            f"{delay['p95']:.2f} s for 95 %."
+            f"{delay['p95']:.2f} s for 95 %.\n\n"
+        )
+        text += table(
+            ("delay of `new`, s", "picks", "50 %", "90 %", "95 %"),
+            ([name, of.get("picks"), *(of[key] for key in quantiles)] for name, of in groups.items()),
         )
     return text
+
+
+def windows_text(evaluation: Mapping[str, Any]) -> str:
+    """The figures on windows as Markdown, with what they are."""
+    return (
+        f"{evaluation['positive']} windows of 30 s with a labelled P, {evaluation['negative']} without, of the "
+        f"{evaluation['split']} split; a window's score is the highest event probability in it."
+        f"\n\n{evaluation_tables(evaluation)}"
+    )
+
+
+def continuous_text(benchmark: Mapping[str, Any], *, by: Collection[str] | None = None) -> str:
+    """The figures on continuous data as Markdown, with the rules behind them; broken down by these properties."""
+    first: Mapping[str, Any] = next(iter(benchmark["detectors"].values()))
+    return (
+        f"{first['p_arrivals']} labelled P arrivals and {first['noise_hours']} hours of noise at {first['stations']} "
+        f"stations, split: {benchmark['split']}.\n\n{_RULES}\n\n{benchmark_tables(benchmark, by=by)}\n\n"
+        f"{onset_tables(benchmark)}\n\nOf the detections of the float and the int8 network together, "
+        f"{100 * benchmark['parity']['share']:.1f} % have no partner within 0.5 s in the other. Expected calibration "
+        f"error of the event probability, by frame: {benchmark['reliability'].get('expected_calibration_error')}."
+    )
 
 
 def model_facts(model: Model) -> dict[str, Any]:
@@ -195,22 +228,8 @@ def _card(model: Model, report: Mapping[str, Any]) -> str:
     excluded = f" Left out of training: {', '.join(data['excluded'])}." if data["excluded"] else ""
     arrivals = ", and that a P or S wave is arriving" if len(metadata.labels) > 1 else ""
     evaluation, benchmark = report["evaluation"], report["benchmark"]
-    windows = (
-        f"{evaluation['positive']} windows of 30 s with a labelled P, {evaluation['negative']} without, of the dev "
-        f"split; a window's score is the highest event probability in it.\n\n{evaluation_tables(evaluation)}"
-        if evaluation
-        else "Not evaluated on windows."
-    )
-    first: Mapping[str, Any] = next(iter(benchmark["detectors"].values())) if benchmark else {}
-    continuous = (
-        f"{first['p_arrivals']} labelled P arrivals and {first['noise_hours']} hours of noise at {first['stations']} "
-        f"stations, split: {benchmark['split']}.\n\n{_RULES}\n\n{benchmark_tables(benchmark, by=_CARD_BREAKDOWNS)}\n\n"
-        f"{onset_tables(benchmark)}\n\nOf the detections of the float and the int8 network together, "
-        f"{100 * benchmark['parity']['share']:.1f} % have no partner within 0.5 s in the other. Expected calibration "
-        f"error of the event probability, by frame: {benchmark['reliability'].get('expected_calibration_error')}."
-        if benchmark
-        else "Not evaluated on continuous data."
-    )
+    windows = windows_text(evaluation) if evaluation else "Not evaluated on windows."
+    continuous = continuous_text(benchmark, by=_CARD_BREAKDOWNS) if benchmark else "Not evaluated on continuous data."
     return f"""# Model card: {metadata.name} {metadata.version}
 
 ## What it is

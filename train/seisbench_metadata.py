@@ -23,7 +23,14 @@ _USED = frozenset(
         "label_prob",
         "label_source",
         "source_id",
+        "source_id_list",
+        "source_latitude_deg",
+        "source_longitude_deg",
+        "source_origin_time",
+        "source_type",
         "split",
+        "station_channel_code",
+        "station_channels",
         "station_code",
         "station_network_code",
         "trace_category",
@@ -46,15 +53,25 @@ _USED = frozenset(
         "trace_weak_picks",
     }
 )
+_CHANNELS = ("trace_channel", "station_channels", "station_channel_code")
 _INSTRUMENTS = "HLGMNP"
+# What pandas and catalogues write where there is nothing.
+_NOTHING = frozenset({"", "-", "[]", "nan", "nat", "none", "null", "unknown"})
+_EARTHQUAKES = ("earthquake", "eq", "event", "local", "regional", "teleseis")
+REGION_DEG = 0.25
+"""Size of a region: a quarter of a degree, so that most aftershocks are in that of their main shock."""
 
 
 class UnusableError(Exception):
     """A row that cannot be used; the text is the reason it is counted under."""
 
 
-def read_rows(table: Path) -> Iterator[Row]:
+def read_rows(table: Path, *, of_noise: bool = False) -> Iterator[Row]:
     """Yield the rows of a metadata table, only the columns that are used here.
+
+    Args:
+        table: The file.
+        of_noise: The data set is called noise: where no column is a label, every trace is that.
 
     Raises:
         ValueError: There is no trace name, or nothing that could be a label.
@@ -65,13 +82,15 @@ def read_rows(table: Path) -> Iterator[Row]:
         used = [name for name in columns if name in _USED or _ARRIVAL.fullmatch(name)]
         if "trace_name" not in used:
             raise ValueError(f"{table}: column trace_name is missing; accepted: the SeisBench metadata format")
-        if not {"trace_picks", "trace_category"} & set(used) and not any(_ARRIVAL.fullmatch(name) for name in used):
+        labelled = set(used) & {"trace_picks", "trace_category", "source_type"} or any(map(_ARRIVAL.fullmatch, used))
+        if not labelled and not of_noise:
             raise ValueError(
                 f"{table}: no labels; accepted: columns trace_p_arrival_sample and trace_s_arrival_sample "
-                "(or trace_Pg_…, trace_Sn_…), trace_picks (JSON), or trace_category"
+                "(or trace_Pg_…, trace_Sn_…), trace_picks (JSON), trace_category or source_type"
             )
+        implied = {} if labelled else {"trace_category": "noise"}
         for row in reader:
-            yield {name: row[name] or "" for name in used}
+            yield {name: row[name] or "" for name in used} | implied
 
 
 def station(row: Row) -> str:
@@ -89,10 +108,31 @@ def number(row: Row, column: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def given(row: Row, column: str) -> str:
+    """Return what a column says, "" where that is only a way to say nothing."""
+    text = row.get(column, "").strip()
+    return "" if text.lower() in _NOTHING else text
+
+
+def together(row: Row) -> str:
+    """Return what a trace must share its split with, where the table has none: never the window itself.
+
+    Its region, a quarter of a degree, so that the aftershocks of one fault and all windows of one event are on one
+    side; the event where no epicentre is given; the station where no event is, as of noise.
+    """
+    latitude, longitude = number(row, "source_latitude_deg"), number(row, "source_longitude_deg")
+    if latitude is not None and longitude is not None:
+        return f"region {math.floor(latitude / REGION_DEG)} {math.floor(longitude / REGION_DEG)}"
+    for column in ("source_id", "source_id_list", "source_origin_time"):
+        if event := given(row, column):
+            return event
+    return station(row)
+
+
 def kind_of(row: Row, *, has_picks: bool) -> Kind:
-    """Return the kind by `trace_category`; without one, what has picks is an event and the rest is `other`."""
-    category = row.get("trace_category", "").lower()
-    if category.startswith(("earthquake", "event", "local", "regional", "teleseis")):
+    """Return the kind by `trace_category`, else `source_type`; else what has picks is an event, the rest is `other`."""
+    category = (given(row, "trace_category") or given(row, "source_type")).lower()
+    if category.startswith(_EARTHQUAKES):
         return "event"
     if category.startswith("noise"):
         return "noise"
@@ -175,7 +215,8 @@ def noise_type(row: Row) -> str:
 
 def instrument(row: Row) -> str:
     """Return the SEED instrument code of the channel, "" where it has none."""
-    letter = row.get("trace_channel", "")[1:2].upper()
+    channel = next((c for name in _CHANNELS if (c := given(row, name))), "")
+    letter = channel[1:2].upper()
     return letter if letter and letter in _INSTRUMENTS else ""
 
 

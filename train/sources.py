@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -133,6 +133,27 @@ def discover(data: Path) -> list[SourceSpec]:
             "or with *.mseed and picks.csv"
         )
     return found
+
+
+def distinct(specs: Sequence[SourceSpec]) -> list[SourceSpec]:
+    """Give sources of one name the names of their parent folders, too.
+
+    Raises:
+        ValueError: A folder is given twice.
+    """
+    paths = [spec.path.resolve() for spec in specs]
+    if twice := next((path for path in paths if paths.count(path) > 1), None):
+        raise ValueError(f"{twice}: is given twice")
+    names = [spec.name for spec in specs]
+    depth = 1
+    while len(set(names)) < len(names):
+        depth += 1
+        often = {name for name in names if names.count(name) > 1}
+        names = [
+            "/".join(path.parts[-depth:]).lstrip("/") if name in often else name
+            for name, path in zip(names, paths, strict=True)
+        ]
+    return [replace(spec, name=name) for spec, name in zip(specs, names, strict=True)]
 
 
 def miniseed_files(folder: Path) -> list[Path]:

@@ -7,6 +7,7 @@ where present.
 
 import math
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from train.seisbench_metadata import (
     read_rows,
     starttime_ns,
     station,
+    together,
     weak_samples,
 )
 from train.sources import SourceSpec, Tally, capped
@@ -59,18 +61,29 @@ from train.traceinfo import (
 
 Samples = npt.NDArray[np.float32]
 
+# ASCII's unit separator: in no metadata.
+_CELL_END = "\x1f"
 _COMPONENTS = ({"Z"}, {"N", "1"}, {"E", "2"})
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One row that was chosen, with what is decided from the metadata alone."""
+    """One row that was chosen, with what is decided from the metadata alone.
 
-    row: Row
+    A table of a million rows is held until its traces are read: the cells of a row as one text are a fifth of a dict.
+    """
+
+    columns: tuple[str, ...]
+    cells: str
     waveforms: Path
     name: str
     dataset: str
     split: Split
+
+    @property
+    def row(self) -> Row:
+        """The row as it was read."""
+        return dict(zip(self.columns, self.cells.split(_CELL_END), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +106,19 @@ def read_seisbench(
         ValueError: A file or a column that all rows need is missing; the message names it and what is accepted.
     """
     jobs = _choose(spec, seed=seed, tally=tally)
-    done = 0
-    for waveforms in sorted({job.waveforms for job in jobs}):
+    by_file: dict[Path, list[_Job]] = defaultdict(list)
+    for job in jobs:
+        by_file[job.waveforms].append(job)
+    done, total = 0, len(jobs)
+    del jobs
+    for waveforms in sorted(by_file):
         with h5py.File(waveforms, "r") as file:
             if "data" not in file:
                 raise ValueError(f"{waveforms}: no group 'data'; accepted: the SeisBench waveform format")
             defaults = _defaults(file)
-            for job in (job for job in jobs if job.waveforms == waveforms):
+            for job in by_file.pop(waveforms):
                 done += 1
-                progress(done, len(jobs))
+                progress(done, total)
                 try:
                     trace = _read(spec, job, file["data"], defaults)
                 except UnusableError as error:
@@ -112,36 +129,53 @@ def read_seisbench(
 
 def _choose(spec: SourceSpec, *, seed: int, tally: Tally) -> list[_Job]:
     groups: dict[tuple[str, Split], list[tuple[str, _Job]]] = defaultdict(list)
-    tables = sorted(spec.path.glob("metadata*.csv"))
-    if not tables:
-        raise ValueError(f"{spec.path}: no metadata.csv; accepted: a SeisBench folder (metadata.csv, waveforms.hdf5)")
-    for table in tables:
+    for table in _tables(spec.path):
         chunk = table.stem.removeprefix("metadata")
         waveforms = table.with_name(f"waveforms{chunk}.hdf5")
         if not waveforms.is_file():
             raise ValueError(
                 f"{waveforms}: missing; accepted: one waveforms file for each metadata file ({table.name})"
             )
-        for row in read_rows(table):
+        columns: tuple[str, ...] = ()
+        for row in read_rows(table, of_noise="noise" in spec.path.resolve().name.lower()):
+            columns = columns or tuple(row)
             name = f"{spec.name}/{chunk.lstrip('_') + '/' if chunk else ''}{row['trace_name']}"
-            dataset = row.get("dataset") or spec.name
-            group = row.get("source_id") or station(row)
+            dataset = sys.intern(row.get("dataset") or spec.name)
             try:
                 split = spec.split_of(
-                    row.get("split", ""), (dataset, station(row), table.name, row["trace_name"]), group, seed
+                    row.get("split", ""), (dataset, station(row), table.name, row["trace_name"]), together(row), seed
                 )
             except ValueError as error:
                 raise ValueError(f"{table}, column split, trace {row['trace_name']}: {error}") from error
             if split is None:
                 tally.add("left out: split is test or none", name)
             else:
-                groups[dataset, split].append((name, _Job(row, waveforms, name, dataset, split)))
+                job = _Job(columns, _CELL_END.join(row.values()), waveforms, name, dataset, split)
+                groups[dataset, split].append((name, job))
     jobs = [job for members in groups.values() for job in capped(members, cap=spec.cap, seed=seed)]
     return sorted(jobs, key=lambda job: _natural(job.name))
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+def _tables(folder: Path) -> list[Path]:
+    """The metadata tables of a folder: of the chunks that a file `chunks` lists, else all that are there."""
+    listed = folder / "chunks"
+    chunks = [line.strip() for line in listed.read_text("utf-8").splitlines()] if listed.is_file() else []
+    if chunks := [chunk for chunk in chunks if chunk]:
+        tables = [folder / f"metadata{chunk}.csv" for chunk in sorted(chunks)]
+        if missing := [table for table in tables if not table.is_file()]:
+            raise ValueError(f"{missing[0]}: missing, though {listed.name} lists it; accepted: a SeisBench folder")
+        return tables
+    tables = sorted(folder.glob("metadata*.csv"))
+    if not tables:
+        raise ValueError(f"{folder}: no metadata.csv; accepted: a SeisBench folder (metadata.csv, waveforms.hdf5)")
+    return tables
+
+
+def _natural(name: str) -> list[str | int]:
+    """A key that puts 9 before 10; text and number always alternate."""
+    parts: list[str | int] = [*re.split(r"(\d+)", name)]
+    parts[1::2] = [int(part) for part in parts[1::2]]
+    return parts
 
 
 def _defaults(file: Any) -> _Defaults:

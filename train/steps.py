@@ -16,6 +16,7 @@ from train.calibrate import calibrated, fit_platt, known_frames
 from train.dataset import Store
 from train.evaluate import choose_windows, evaluate
 from train.outputs import F32, FloatModel, Progress, TraceOutputs, all_outputs
+from train.peers import Peer, all_p_probabilities
 from train.settings import Settings
 from train.stalta import ALL as STA_LTA
 from train.stalta import StaLta, trace_ratio
@@ -161,16 +162,19 @@ def mine(store: Store, settings: Settings, path: Path, watch: Watch) -> list[tup
 
 
 class Outputs:
-    """What the models and STA/LTA say of traces; each computed once, when first asked for.
+    """What the models, STA/LTA and SeisBench's pickers say of traces.
 
     Args:
         store: The recordings.
         indices: Traces.
         path: The int8 model; the float one lies next to it.
         watch: For progress.
+        peers: Pickers to compare with.
     """
 
-    def __init__(self, store: Store, indices: list[int], path: Path, watch: Watch) -> None:
+    def __init__(
+        self, store: Store, indices: list[int], path: Path, watch: Watch, *, peers: Sequence[Peer] = ()
+    ) -> None:
         self.int8 = Model(path)
         self.float = FloatModel(path.with_suffix(".float.tflite"), self.int8)
         self.by_model: dict[str, Mapping[int, TraceOutputs]] = {
@@ -180,6 +184,9 @@ class Outputs:
         self.ratios: Mapping[StaLta, Mapping[int, F32]] = {
             setting: {i: trace_ratio(store, i, setting) for i in indices} for setting in STA_LTA
         }
+        self.peers: list[tuple[Peer, Mapping[int, F32]]] = [
+            (peer, all_p_probabilities(peer, store, indices, progress=watch(peer.name))) for peer in peers
+        ]
 
     def calibrate(self, store: Store, path: Path) -> None:
         """Calibrate the probabilities, in the model file and here."""
@@ -202,7 +209,8 @@ def run_evaluation(store: Store, indices: list[int], outputs: Outputs, *, split:
     settings, threshold = outputs.int8.metadata.settings, outputs.int8.metadata.threshold
     windows = choose_windows(store, indices, seed=int(settings["seed"]))
     models = {name: (of_model, threshold) for name, of_model in outputs.by_model.items()}
-    return {"split": split, **evaluate(windows, models=models, ratios=outputs.ratios)}
+    along = {peer.name: (of_peer, peer.threshold) for peer, of_peer in outputs.peers}
+    return {"split": split, **evaluate(windows, models=models, ratios=outputs.ratios, peers=along)}
 
 
 def run_benchmark(
@@ -215,8 +223,20 @@ def run_benchmark(
     path: Path,
     calibrate: bool,
     watch: Watch,
+    rates_hz: Sequence[float] = (),
 ) -> dict[str, Any]:
-    """Run the continuous evaluation; sets the model's threshold and calibration if told to."""
+    """Run the continuous evaluation; sets the model's threshold and calibration if told to.
+
+    Args:
+        store: The recordings.
+        indices: Traces.
+        outputs: What the detectors say of them.
+        split, only: How the traces were chosen, for the report.
+        path: The int8 model.
+        calibrate: Set its threshold and calibration.
+        watch: For progress.
+        rates_hz: Sampling rates at which the int8 model is to be judged, too.
+    """
     # The flatbuffer's tools are only where a model is written.
     from train.quantize import set_calibration  # noqa: PLC0415
 
@@ -238,11 +258,16 @@ def run_benchmark(
         name: bench.curve_figures(curve, bench.run_curve(task, name, detect_at[name], [threshold]), task, seed=seed)
         for name, curve in curves.items()
     }
-    for setting, ratios in outputs.ratios.items():
-        at = bench.ratio_detect(ratios, setting)
-        curve = bench.run_curve(task, setting.name, at, bench.RATIO_THRESHOLDS, progress=watch(setting.name))
-        usual = bench.run_curve(task, setting.name, at, [setting.threshold])
-        figures[setting.name] = bench.curve_figures(curve, usual, task, seed=seed)
+    own = {
+        setting.name: (bench.ratio_detect(ratios, setting), bench.RATIO_THRESHOLDS, setting.threshold)
+        for setting, ratios in outputs.ratios.items()
+    } | {
+        peer.name: (bench.peer_detect(of_peer), bench.PEER_THRESHOLDS, peer.threshold)
+        for peer, of_peer in outputs.peers
+    }
+    for name, (at, thresholds, usual) in own.items():
+        curve = bench.run_curve(task, name, at, thresholds, progress=watch(name))
+        figures[name] = bench.curve_figures(curve, bench.run_curve(task, name, at, [usual]), task, seed=seed)
     model = Model(path)
     return {
         "split": split,
@@ -250,9 +275,16 @@ def run_benchmark(
         "calibrated_here": calibrate,
         "threshold": threshold,
         "detectors": figures,
+        "by_rate": {
+            f"{rate_hz:g}": bench.rate_figures(
+                task, model, detector, threshold, rate_hz=rate_hz, seed=seed, progress=watch(f"at {rate_hz:g} Hz")
+            )
+            for rate_hz in rates_hz
+        },
         "onsets": bench.onset_figures(
             task, model, detector, detect_at["int8"], threshold, progress=watch("onsets and delays")
-        ),
+        )
+        | {"others": {name: bench.own_residuals(task, at, usual) for name, (at, _, usual) in own.items()}},
         "parity": bench.parity(task, detect_at["int8"], detect_at["float"], threshold),
         "reliability": bench.reliability(task, outputs.by_model["int8"]),
         "false_alarms": [
