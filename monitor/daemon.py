@@ -28,6 +28,7 @@ from monitor.delivery import detection_messages
 from monitor.engine import Engine
 from monitor.health import broker_health, data_health, status_line
 from monitor.http import Health, HttpServer, Routes, health_handler, metrics_handler
+from monitor.logs import report_suppressed
 from monitor.messages import Status, station_quality
 from monitor.metrics import Metrics
 from monitor.model import Model
@@ -315,6 +316,7 @@ class Service:
             if since_ns >= self._settings.state.save_interval_s * NS_PER_SECOND or since_ns < 0:
                 await self._save()
             self._measure()
+            report_suppressed()
             monotonic = self._clock.monotonic_ns()
             self._watchdog.beat("housekeeping", monotonic)
             if self._watchdog.due(monotonic):

@@ -43,6 +43,10 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _JOURNAL_NAME = re.compile(r"[^A-Z0-9_]")
 
 
+# A record with this extra is what the program is for: it is never suppressed.
+ALWAYS = "always"
+
+
 class RateLimit:
     """Lets a few messages of one template pass in each period and counts the others; pure.
 
@@ -151,7 +155,7 @@ class LogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record, or count it where there were too many like it."""
         suppressed: int | None = 0
-        if self._limit is not None:
+        if self._limit is not None and not getattr(record, ALWAYS, False):
             suppressed = self._limit.admit((record.name, record.levelno, str(record.msg)), self._monotonic_ns())
         if self._on_record is not None:
             self._on_record(record.levelname.lower(), suppressed is None)
@@ -237,6 +241,13 @@ def set_up(
     root.setLevel(settings.level.upper())
     logging.captureWarnings(capture=True)
     return handler
+
+
+def report_suppressed() -> None:
+    """See `LogHandler.report_suppressed`, of what `set_up` has made."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LogHandler):
+            handler.report_suppressed()
 
 
 def _fields(record: logging.LogRecord, redaction: Redaction, suppressed: int) -> dict[str, Value]:

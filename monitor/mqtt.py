@@ -340,7 +340,7 @@ def _client(
         tls_context=tls_context,
         will=aiomqtt.Will(will.topic, will.payload, qos=1, retain=True, properties=testament if is_v5 else None),
         clean_session=None if is_v5 else False,
-        clean_start=False,
+        clean_start=False if is_v5 else 3,
         properties=_properties(PacketTypes.CONNECT, SessionExpiryInterval=settings.session_expiry_s) if is_v5 else None,
         keepalive=settings.keepalive_s,
         timeout=settings.connect_timeout_s,

@@ -3,6 +3,7 @@
 import logging
 
 from monitor import publisher
+from monitor.logs import ALWAYS
 from monitor.metrics import Metrics
 from monitor.records import Detection
 from monitor.sources.seedlink import (
@@ -31,6 +32,7 @@ def tell_detection(log: logging.Logger, detection: Detection) -> None:
         detection.origin,
         detection.latency_s,
         detection.id,
+        extra={ALWAYS: True},
     )
 
 

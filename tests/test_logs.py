@@ -119,6 +119,13 @@ def test_secrets_are_blotted_out(logger: logging.Logger, stream: io.StringIO, st
         assert "hunter" not in written
 
 
+def test_a_secret_within_another_leaves_nothing_of_it() -> None:
+    redaction = Redaction()
+    for secret in ("hunter", "hunter2", "hunter2 and more"):
+        redaction.add(secret)
+    assert redaction.clean("hunter2 and more, hunter2, hunter") == "[secret], [secret], [secret]"
+
+
 def test_nothing_to_blot_out() -> None:
     assert Redaction().clean("as it is") == "as it is"
 

@@ -44,7 +44,7 @@ class FakeClock:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.clock = Clock(lambda: T0 + 10**18 + round(self.seconds * 1e9), lambda: self.seconds, self.sleep)
+        self.clock = Clock(lambda: T0 + 10**18 + 123_456_789 + round(self.seconds * 1e9), lambda: self.seconds, self.sleep)
 
     async def sleep(self, seconds: float) -> None:
         self.seconds += seconds

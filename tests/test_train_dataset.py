@@ -684,8 +684,9 @@ def test_kinds_by_source_type_and_by_name(tmp_path: Path) -> None:
 
 
 def test_the_file_chunks_decides(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
     for chunk in ("_A", "_B"):
-        folder = write_chunk(tmp_path / "set", chunk, [row("a")], {"a": noise(3, 1500)}, component_order="ZNE")
+        write_chunk(folder, chunk, [row("a")], {"a": noise(3, 1500)}, component_order="ZNE")
     (folder / "chunks").write_text("_B\n")
     assert set(prepared(tmp_path, folder)) == {"set/B/a"}
     (folder / "chunks").write_text("_B\n_C\n")

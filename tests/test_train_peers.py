@@ -5,7 +5,7 @@ import json
 import types
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ class FakePicker:
     """Says P where the vertical first rises: at 50 Hz, without what its window cannot see at both ends."""
 
     in_samples, sampling_rate = 1500, 50.0
+    _annotate_args: ClassVar = {"*_threshold": ("Of each phase.", 0.2)}
 
     def __init__(self, default_args: dict[str, float] | None = None, phases: tuple[str, ...] = ("P", "S")) -> None:
         self.default_args = default_args or {}
@@ -136,7 +137,7 @@ def test_names_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / "mine.json").write_text("{}")
     (tmp_path / "mine.pt").write_bytes(b"")
     loaded = load_peers(f"FakePicker:original, FakePicker:{tmp_path / 'mine.pt'}")
-    assert [(peer.name, peer.threshold) for peer in loaded] == [("FakePicker original", 0.4), ("FakePicker mine", 0.3)]
+    assert [(peer.name, peer.threshold) for peer in loaded] == [("FakePicker original", 0.4), ("FakePicker mine", 0.2)]
     assert load_peers("FakePicker")[0].name == "FakePicker original"
     for names, message in (
         ("FakePicker:best", "FakePicker:best: no weights: Model weights 'best' not available."),

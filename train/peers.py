@@ -87,8 +87,15 @@ def _load(text: str, models: Any) -> Peer:
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise AbsentError(f"{text}: no weights: {_first_line(error)}") from error
     model.eval()
-    threshold = float((getattr(model, "default_args", None) or {}).get("P_threshold", _USUAL_THRESHOLD))
-    return Peer(label, threshold, model)
+    return Peer(label, _threshold(model), model)
+
+
+def _threshold(model: Any) -> float:
+    """What it picks P at: as its weights say, else as its kind does."""
+    of_weights: Mapping[str, Any] = getattr(model, "default_args", None) or {}
+    of_kind: Mapping[str, Any] = getattr(model, "_annotate_args", None) or {}
+    _, usual = of_kind.get("*_threshold", ("", _USUAL_THRESHOLD))
+    return float(of_weights.get("P_threshold", of_weights.get("*_threshold", usual)))
 
 
 def _first_line(error: BaseException) -> str:
@@ -108,7 +115,7 @@ def p_probability(peer: Peer, store: Store, index: int) -> F32:
     info = store.traces[index]
     network, _, station = info.station.partition(".")
     result = np.zeros(info.npts, np.float32)
-    window = int(np.ceil(peer.model.in_samples / peer.model.sampling_rate * RATE_HZ)) + 1
+    window = int(np.ceil(peer.model.in_samples * RATE_HZ / (peer.model.sampling_rate or RATE_HZ))) + 1
     for first, stop in real_runs(info):
         if stop - first <= WARM_UP_S * RATE_HZ:
             continue
