@@ -225,9 +225,10 @@ class Model:
 
     def quantize(self, decibel: F32) -> I8:
         """Quantise spectrogram values, decibel above background, to the model's input."""
-        steps = np.rint(decibel / np.float32(self._scale)) + self._zero
-        quantized: I8 = np.clip(steps, -128, 127).astype(np.int8)
-        return quantized
+        steps = decibel / np.float32(self._scale)
+        np.rint(steps, out=steps)
+        steps += np.float32(self._zero)
+        return np.clip(steps, np.float32(-128), np.float32(127), out=steps).astype(np.int8)
 
     def dequantize(self, frames: I8) -> F32:
         """Turn quantised frames back into decibel above background."""

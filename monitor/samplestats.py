@@ -189,7 +189,7 @@ class SampleStatistics:
             self._begin_block(number, float(x[0]), rate)
         block = self._blocks[-1]
         run = np.concatenate((self._tail, x))
-        steps = np.diff(run)
+        steps = run[1:] - run[:-1]  # np.diff takes four times as long on so few
         sizes = np.abs(steps)
         if self._mean_step and len(sizes) and sizes.max() >= _SPIKE_STEPS * self._mean_step:
             block.spikes += _count_spikes(run, steps, _SPIKE_STEPS * self._mean_step)
@@ -237,6 +237,10 @@ def _are_limits(at_extremes: int, samples: int, *, levels: float, clip_share: fl
 
 def _without_fill(values: F32, *, longest: int) -> F32:
     """Leave out what telemetry fills in: more than `longest` samples of one value, wherever that value lies."""
+    # Any run of more than `longest` has two of these; where none are alike, as nearly always, that is all it takes.
+    some = values[:: longest // 2]
+    if not (some[1:] == some[:-1]).any():
+        return values
     edges = np.concatenate(([0], np.flatnonzero(np.diff(values)) + 1, [len(values)]))
     lengths = np.diff(edges)
     return values[np.repeat(lengths <= longest, lengths)]

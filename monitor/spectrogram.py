@@ -19,9 +19,11 @@ Bool = npt.NDArray[np.bool_]
 _POWER_FLOOR = np.float32(1e-36)
 # A recording whose header says 99.999 Hz is one of 100 Hz (libmseed's default tolerance of rates).
 _RATE_TOLERANCE = 1e-4
-# As many as fit into a processor's cache; each frame is computed alone.
-_FRAMES_AT_ONCE = 256
+# What a processor's cache holds; each frame is computed alone.
+_FRAMES_AT_ONCE = 512
 _DB_PER_NEPER = np.float32(10.0 / np.log(10.0))
+# Block means are rounded to this part of a decibel: sums of so few digits are exact in float64, in whatever order.
+_STEPS_PER_DB = 65536.0
 
 
 class SpectrogramParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -140,14 +142,25 @@ def power_db(samples: npt.ArrayLike, params: SpectrogramParams) -> F32:
     if len(difference) < params.nperseg:
         return np.empty((0, params.n_freq), np.float32)
     frames = np.lib.stride_tricks.sliding_window_view(difference, params.nperseg)[:: params.hop]
+    window = _hann(params.nperseg)
     result = np.empty((len(frames), params.n_freq), np.float32)
-    for first in range(0, len(frames), _FRAMES_AT_ONCE):
-        block = slice(first, first + _FRAMES_AT_ONCE)
-        spectrum = np.fft.rfft(frames[block] * _hann(params.nperseg), axis=1)
-        spectrum = spectrum[:, params.first_bin : params.last_bin + 1]
-        power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
-        np.log(np.maximum(power, _POWER_FLOOR, out=power), out=result[block])
-    result *= _DB_PER_NEPER
+    at_once = min(_FRAMES_AT_ONCE, len(frames))
+    windowed = np.empty((at_once, params.nperseg))
+    # Real and imaginary parts, side by side. The transform is in float64: a strong signal must not round away what is
+    # 100 dB below it. Its parts need no more than float32.
+    parts = np.empty((at_once, 2 * params.n_freq), np.float32)
+    for first in range(0, len(frames), at_once):
+        power = result[first : first + at_once]
+        n = len(power)
+        np.multiply(frames[first : first + n], window, out=windowed[:n])
+        spectrum = np.fft.rfft(windowed[:n], axis=1).view(np.float64)
+        np.copyto(parts[:n], spectrum[:, 2 * params.first_bin : 2 * params.last_bin + 2], casting="same_kind")
+        np.multiply(parts[:n], parts[:n], out=parts[:n])
+        np.add(parts[:n, ::2], parts[:n, 1::2], out=power)
+        if power.min() < _POWER_FLOOR:
+            np.maximum(power, _POWER_FLOOR, out=power)
+        np.log(power, out=power)
+        power *= _DB_PER_NEPER
     return result
 
 
@@ -163,6 +176,8 @@ def complete_frames(valid: Bool, params: SpectrogramParams) -> Bool:
     """
     if len(valid) < params.span:
         return np.empty(0, bool)
+    if valid.all():
+        return np.ones((len(valid) - params.span) // params.hop + 1, bool)
     missing = np.concatenate(([0], np.cumsum(~valid)))
     return np.asarray((missing[params.span :] - missing[: -params.span])[:: params.hop] == 0)
 
@@ -182,7 +197,7 @@ class Background:
     def __init__(self, params: SpectrogramParams, first_frame: int = 0) -> None:
         self._params = params
         depth = params.background_blocks + params.lag_blocks
-        self._means = np.zeros((depth, params.n_freq), np.float32)
+        self._means = np.zeros((depth, params.n_freq))
         self._complete = np.zeros(depth, bool)
         # Frames of the block that is not full yet, with their validity.
         missing = first_frame % params.block
@@ -202,67 +217,62 @@ class Background:
             Decibel above background, clipped, 0 where not judged [shape=(n, n_freq), dtype=float32], and which frames
             are judged: complete, and with enough background [shape=(n,), dtype=bool].
         """
-        params, n = self._params, len(frames_db)
-        held = len(self._pending)
+        params, held = self._params, len(self._pending)
         frames = np.concatenate((self._pending, frames_db))
         ok = np.concatenate((self._pending_valid, valid))
         n_full = len(frames) // params.block
-        means, complete, empty = self._block_means(frames, ok, n_full)
-        background, enough = self._backgrounds(means, complete, empty)
+        background, enough = self._backgrounds(*self._block_means(frames, ok, n_full))
 
-        depth = len(self._complete)
-        self._means = np.concatenate((self._means, means))[-depth:]
-        self._complete = np.concatenate((self._complete, complete))[-depth:]
-        if empty.any():
-            last = n_full - 1 - int(np.argmax(empty[::-1]))
-            self._complete[: max(0, depth - (n_full - 1 - last))] = False
         # Copies: a view would keep a whole replay chunk alive.
         self._pending = frames[n_full * params.block :].copy()
         self._pending_valid = ok[n_full * params.block :].copy()
 
-        block_of = np.arange(held, held + n) // params.block
-        judged = valid & enough[block_of]
-        relative = np.clip(frames_db - background[block_of], params.clip_low_db, params.clip_high_db)
-        relative[~judged] = 0.0
-        return relative.astype(np.float32, copy=False), judged
+        judged = valid & np.repeat(enough, params.block)[held : len(frames)]
+        relative = frames[held:]
+        relative -= np.repeat(background, params.block, axis=0)[held : len(frames)]
+        np.clip(relative, np.float32(params.clip_low_db), np.float32(params.clip_high_db), out=relative)
+        if not judged.all():
+            relative[~judged] = 0.0
+        return relative, judged
 
-    def _block_means(self, frames: F32, ok: Bool, n_full: int) -> tuple[F32, Bool, Bool]:
+    def _block_means(self, frames: F32, ok: Bool, n_full: int) -> tuple[F64, Bool, Bool]:
+        """Mean of each full block in steps, a whole number; whether all, and whether none of its frames are real."""
         params = self._params
         blocks = frames[: n_full * params.block].reshape(n_full, params.block, params.n_freq)
         block_ok = ok[: n_full * params.block].reshape(n_full, params.block)
-        # Added one by one: a fixed order gives the same bits however many blocks are done at once.
-        total = np.zeros((n_full, params.n_freq), np.float32)
-        for k in range(params.block):
-            total += blocks[:, k]
-        complete, empty = np.asarray(block_ok.all(axis=1)), np.asarray(~block_ok.any(axis=1))
-        return total / np.float32(params.block), complete, empty
+        # Added in pairs of halves: a fixed order gives the same bits however many blocks are done at once.
+        while (length := blocks.shape[1]) > 1:
+            half = length // 2
+            total = blocks[:, :half] + blocks[:, half : 2 * half]
+            if length % 2:
+                total[:, 0] += blocks[:, -1]
+            blocks = total
+        means = np.rint(blocks[:, 0] * (_STEPS_PER_DB / params.block), dtype=np.float64)
+        return means, np.asarray(block_ok.all(axis=1)), np.asarray(~block_ok.any(axis=1))
 
-    def _backgrounds(self, means: F32, complete: Bool, empty: Bool) -> tuple[F32, Bool]:
+    def _backgrounds(self, means: F64, complete: Bool, empty: Bool) -> tuple[F32, Bool]:
         """Background of the block in progress before this push and of each that this push begins."""
-        params = self._params
-        background = np.empty((len(means) + 1, params.n_freq), np.float32)
-        enough = np.empty(len(means) + 1, bool)
+        params, n, depth = self._params, len(means), len(self._complete)
+        background = np.empty((n + 1, params.n_freq), np.float32)
+        enough = np.empty(n + 1, bool)
         background[0], enough[0] = self._current
-        if not len(means):
+        if not n:
             return background, enough
-        all_means = np.concatenate((self._means, means))[1:]
-        all_complete = np.concatenate((self._complete, complete))[1:]
-        n = len(means)
-        total = np.zeros((n, params.n_freq), np.float32)
-        count = np.zeros(n, np.int64)
-        used = np.where(all_complete[:, None], all_means, np.float32(0))
+        means, complete = np.concatenate((self._means, means)), np.concatenate((self._complete, complete))
+        means[~complete] = 0.0
+        # Sums up to and without each block. They are of whole numbers: a difference of two is exact.
+        sums = np.zeros((depth + n + 1, params.n_freq))
+        np.cumsum(means, axis=0, out=sums[1:])
+        counts = np.concatenate(([0], np.cumsum(complete)))
         # A block counts for those that come before the next empty one.
-        epoch = np.cumsum(np.concatenate((np.zeros(len(self._complete), bool), empty))[1:])
-        current = epoch[len(self._complete) - 1 :]
-        for k in range(params.background_blocks):
-            if empty.any():
-                use = all_complete[k : k + n] & (epoch[k : k + n] == current)
-                total += np.where(use[:, None], all_means[k : k + n], np.float32(0))
-            else:
-                use = all_complete[k : k + n]
-                total += used[k : k + n]
-            count += use
-        background[1:] = total / np.maximum(count, 1).astype(np.float32)[:, None]
+        newest = np.arange(depth, depth + n)
+        reset = np.maximum.accumulate(np.where(empty, newest, -1)) + 1
+        stop = newest + 1 - params.lag_blocks
+        start = np.minimum(np.maximum(stop - params.background_blocks, reset), stop)
+        count = counts[stop] - counts[start]
+        background[1:] = (sums[stop] - sums[start]) / (np.maximum(count, 1) * _STEPS_PER_DB)[:, None]
         enough[1:] = count >= params.min_blocks
-        self._current = (background[-1], bool(enough[-1]))
+        self._current = (background[-1].copy(), bool(enough[-1]))
+        complete[: reset[-1]] = False
+        self._means, self._complete = means[-depth:].copy(), complete[-depth:].copy()
         return background, enough

@@ -44,7 +44,9 @@ class FakeClock:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.clock = Clock(lambda: T0 + 10**18 + 123_456_789 + round(self.seconds * 1e9), lambda: self.seconds, self.sleep)
+        self.clock = Clock(
+            lambda: T0 + 10**18 + 123_456_789 + round(self.seconds * 1e9), lambda: self.seconds, self.sleep
+        )
 
     async def sleep(self, seconds: float) -> None:
         self.seconds += seconds
@@ -342,6 +344,8 @@ def test_info_of_version_4_filters_and_answers_while_streaming() -> None:
                 document = await client.info_dict("STREAMS YY_* *_B_H_Z")
                 (station,) = document["station"]
                 assert [stream["id"] for stream in station["stream"]] == ["10_B_H_Z"]
+                document = await client.info_dict("STATIONS YY_*")
+                assert [station["id"] for station in document["station"]] == ["YY_DEF"]
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             writer.write(b"SLPROTO 4.0\rSTATION *\rDATA\rEND\rINFO ID\r")
             assert await reader.readexactly(12) == b"OK\r\nOK\r\nOK\r\n"

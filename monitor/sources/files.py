@@ -146,7 +146,7 @@ class FileSource:
         number = len(self._inputs) - 1
         logs = waveforms = 0
         invalid: set[bytes] = set()
-        add, channel_of = self._index.add, self._filter.channel_of
+        add, add_alike, channel_of = self._index.add, self._index.add_alike, self._filter.channel_of
 
         def read_at(offset: int, size: int) -> bytes:
             return self._reader.read_at(source, offset, size)
@@ -155,7 +155,7 @@ class FileSource:
             self._index.close_chunk()  # what is decoded at once must be whole records, one after another
             self._log.report(source.name, offset, message)
 
-        for header in parser.headers(read_at, source.size, report):
+        for header in parser.headers(read_at, source.size, report, alike=True):
             if is_log(header):
                 logs += 1
                 continue
@@ -165,7 +165,16 @@ class FileSource:
                 continue
             waveforms += 1
             channel_id = channel_of(header)
-            if channel_id is not None:
+            if channel_id is not None and header.alike is not None:
+                add_alike(
+                    channel_id,
+                    header.alike,
+                    header.sampling_rate,
+                    source=number,
+                    offset=header.offset,
+                    length=header.length,
+                )
+            elif channel_id is not None:
                 add(
                     channel_id,
                     header.starttime_ns,
@@ -241,7 +250,8 @@ class FileSource:
 
         if not block:
             report(chunk.offset, "file became shorter while it was read")
-        records = parser.decode(block, chunk.offset, self._wanted_channel, report)
+        alike = chunk.coalesce and self._start_ns is None and self._end_ns is None
+        records = parser.decode(block, chunk.offset, self._wanted_channel, report, alike=alike)
         return list(join_records(records, start_ns=self._start_ns, end_ns=self._end_ns, coalesce=chunk.coalesce))
 
     def _wanted_channel(self, header: RecordHeader) -> ChannelId | None:

@@ -9,6 +9,7 @@ import numpy as np
 from pymseed import sourceid2nslc
 
 from monitor.records import ChannelId
+from monitor.sources.alike import Alike
 from monitor.sources.miniseed import RecordHeader
 from monitor.sources.runs import RATE_TOLERANCE, TIME_TOLERANCE_NS, clip, sample_time_ns
 from monitor.timebase import NS_PER_SECOND
@@ -16,7 +17,7 @@ from monitor.timebase import NS_PER_SECOND
 # A chunk is what is read and decoded at a time, once for each channel-after-channel file whose turn it is. Small
 # enough for hundreds of such files on a Raspberry Pi, large enough that opening one costs little per record.
 MAX_CHUNK_BYTES = 128 * 1024
-MAX_CHUNK_SPAN_NS = 120 * NS_PER_SECOND
+MAX_CHUNK_SPAN_NS = 300 * NS_PER_SECOND
 
 # A damaged file can claim a new rate in every record.
 MAX_RATES_PER_CHANNEL = 8
@@ -178,27 +179,55 @@ class Index:
                 return False
             next_ns = sample_time_ns(starttime_ns, stop, sampling_rate)
             starttime_ns, npts = sample_time_ns(starttime_ns, first, sampling_rate), stop - first
-        number = self._count(channel_id, starttime_ns, sampling_rate, npts, next_ns=next_ns, length=length)
-        extent = self._open.get(number)
-        if self._open and (
-            source != self._source
-            or offset + length - self._offset > MAX_CHUNK_BYTES
-            or not -MAX_CHUNK_SPAN_NS <= starttime_ns - self._first_ns <= MAX_CHUNK_SPAN_NS
-            or (extent is not None and starttime_ns < extent[1])
-        ):
-            self.close_chunk()
-            extent = None
-        if not self._open:
-            self._source, self._offset, self._first_ns = source, offset, starttime_ns
-        elif starttime_ns < self._first_ns:
-            self._first_ns = starttime_ns
-        self._end = offset + length
-        if extent is None:
-            self._open[number] = [starttime_ns, starttime_ns, next_ns]
-        else:
-            extent[1] = starttime_ns
-            extent[2] = max(extent[2], next_ns)
+        last = starttime_ns, npts - 1, sampling_rate
+        number = self._count(channel_id, starttime_ns, next_ns, last, records=1, npts=npts, length=length)
+        self._place(number, starttime_ns, source=source, offset=offset, length=length)
+        self._extend(number, starttime_ns, next_ns, end=offset + length)
         return True
+
+    def add_alike(
+        self, channel_id: ChannelId, alike: Alike, sampling_rate: float, *, source: int, offset: int, length: int
+    ) -> None:
+        """Add records that lie one after another.
+
+        Args:
+            channel_id: Whose samples.
+            alike: Their times and numbers of samples.
+            sampling_rate: Hertz, of all.
+            source: Index of the input.
+            offset: Where the first begins, bytes.
+            length: Bytes of each.
+        """
+        starts, npts = alike
+        ends = starts + np.rint(npts * NS_PER_SECOND / sampling_rate).astype(np.int64)
+        if (self._start_ns is not None and starts[0] < self._start_ns) or (
+            self._end_ns is not None and ends.max() > self._end_ns
+        ):
+            for start, count in zip(starts.tolist(), npts.tolist(), strict=True):
+                self.add(channel_id, start, sampling_rate, count, source=source, offset=offset, length=length)
+                offset += length
+            return
+        latest = int(ends.argmax())
+        last = int(starts[latest]), int(npts[latest]) - 1, sampling_rate
+        number = self._count(
+            channel_id,
+            int(starts[0]),
+            int(ends[latest]),
+            last,
+            records=len(starts),
+            npts=int(npts.sum()),
+            length=length * len(starts),
+        )
+        at = 0
+        while at < len(starts):
+            self._place(number, int(starts[at]), source=source, offset=offset, length=length)
+            # As many as the chunk has room for, one at least.
+            stop = at + (self._offset + MAX_CHUNK_BYTES - offset) // length
+            stop = min(stop, int(np.searchsorted(starts, self._first_ns + MAX_CHUNK_SPAN_NS, "right")))
+            stop = max(at + 1, stop)
+            offset += length * (min(stop, len(starts)) - at)
+            self._extend(number, int(starts[at:stop][-1]), int(ends[at:stop].max()), end=offset)
+            at = stop
 
     def close_chunk(self) -> None:
         """End the current chunk: what follows does not adjoin it, or there is no more."""
@@ -220,6 +249,30 @@ class Index:
     def next_chunk(self) -> int:
         """Number of the chunk that the next record after `close_chunk` begins."""
         return len(self._offsets)
+
+    def _place(self, number: int, starttime_ns: int, *, source: int, offset: int, length: int) -> None:
+        """Make the open chunk one that has room for a record."""
+        extent = self._open.get(number)
+        if self._open and (
+            source != self._source
+            or offset + length - self._offset > MAX_CHUNK_BYTES
+            or not -MAX_CHUNK_SPAN_NS <= starttime_ns - self._first_ns <= MAX_CHUNK_SPAN_NS
+            or (extent is not None and starttime_ns < extent[1])
+        ):
+            self.close_chunk()
+            extent = None
+        if not self._open:
+            self._source, self._offset, self._first_ns = source, offset, starttime_ns
+        elif starttime_ns < self._first_ns:
+            self._first_ns = starttime_ns
+        if extent is None:
+            self._open[number] = [starttime_ns, starttime_ns, starttime_ns]
+
+    def _extend(self, number: int, starttime_ns: int, next_ns: int, *, end: int) -> None:
+        """Take records of a channel up to one that starts at `starttime_ns` into the open chunk."""
+        extent = self._open[number]
+        extent[1], extent[2] = starttime_ns, max(extent[2], next_ns)
+        self._end = end
 
     def contents(self) -> Contents:
         """Return what has been added."""
@@ -264,18 +317,27 @@ class Index:
         return alone
 
     def _count(
-        self, channel_id: ChannelId, starttime_ns: int, sampling_rate: float, npts: int, *, next_ns: int, length: int
+        self,
+        channel_id: ChannelId,
+        first_ns: int,
+        next_ns: int,
+        last: tuple[int, int, float],
+        *,
+        records: int,
+        npts: int,
+        length: int,
     ) -> int:
         tally = self._tallies.get(channel_id)
         if tally is None:
             tally = self._tallies[channel_id] = _Tally(len(self._tallies))
-        tally.first_ns = min(tally.first_ns, starttime_ns)
+        tally.first_ns = min(tally.first_ns, first_ns)
         if next_ns > tally.next_ns:
             tally.next_ns = next_ns
-            tally.last = starttime_ns, npts - 1, sampling_rate
-        tally.records += 1
+            tally.last = last
+        tally.records += records
         tally.npts += npts
         self._record_bytes += length
+        sampling_rate = last[2]
         rates = tally.sampling_rates
         if (
             sampling_rate not in rates

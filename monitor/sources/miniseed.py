@@ -15,6 +15,7 @@ from pymseed.clib import clibmseed, ffi
 from pymseed.logging import ensure_thread_logging
 
 from monitor.records import ChannelId
+from monitor.sources.alike import Alike, find_alike
 from monitor.timebase import NS_PER_SECOND
 
 ReadAt = Callable[[int, int], bytes]
@@ -48,6 +49,8 @@ DTYPES: dict[bytes, "np.dtype[Any]"] = {
     b"f": np.dtype(np.float32),
     b"d": np.dtype(np.float64),
 }
+# What the usual encodings decode to: 16 and 32-bit integers, floats, Steim-1 and Steim-2.
+_DTYPE_OF = {1: DTYPES[b"i"], 3: DTYPES[b"i"], 4: DTYPES[b"f"], 5: DTYPES[b"d"], 10: DTYPES[b"i"], 11: DTYPES[b"i"]}
 
 
 class RecordHeader(NamedTuple):
@@ -61,6 +64,7 @@ class RecordHeader(NamedTuple):
         sampling_rate: Hertz; 0 for a log.
         npts: Number of samples it claims to hold.
         encoding: SEED encoding; 0 is text.
+        alike: This record and those that follow it and are like it, where they were asked for and are many.
     """
 
     offset: int
@@ -70,15 +74,16 @@ class RecordHeader(NamedTuple):
     sampling_rate: float
     npts: int
     encoding: int
+    alike: Alike | None = None
 
 
 class DecodedRecord(NamedTuple):
-    """A record's channel, header and samples (native byte order)."""
+    """A record's channel, header and samples (native byte order); of those alike, the samples of all."""
 
     channel_id: ChannelId
     header: RecordHeader
     dtype: "np.dtype[Any]"
-    content: bytes
+    content: bytes | memoryview
 
 
 def is_log(header: RecordHeader) -> bool:
@@ -111,6 +116,8 @@ class RecordParser:
     def __init__(self) -> None:
         self._record = ffi.new("MS3Record **")
         self._version = ffi.new("uint8_t *")
+        self._bounds = ffi.new("uint32_t[2]")
+        self._sample_type = ffi.new("char *")
         weakref.finalize(self, _free_record, self._record)
 
     def is_record_start(self, content: bytes) -> bool:
@@ -140,13 +147,14 @@ class RecordParser:
         clear_error_messages()
         return None
 
-    def headers(self, read_at: ReadAt, size: int, report: Report) -> Iterator[RecordHeader]:
+    def headers(self, read_at: ReadAt, size: int, report: Report, *, alike: bool = False) -> Iterator[RecordHeader]:
         """Read the headers of all records; step over what is not a record and say so.
 
         Args:
             read_at: Gives the bytes.
             size: How many there are.
             report: Told of bytes that are no records, of unusable headers, wrong checksums and a cut-off end.
+            alike: Give many records that are alike as one header.
 
         Yields:
             The headers, in file order; miniSEED 3 checksums have been verified.
@@ -166,7 +174,10 @@ class RecordParser:
                 status = clibmseed.msr3_parse(pointer + offset, end - offset, self._record, flags, 0)
                 if status == 0:
                     header = self._header(position + offset)
-                    offset += header.length
+                    found = _find_alike(block, offset, header) if alike else None
+                    if found is not None:
+                        header = header._replace(alike=found)
+                    offset += header.length * (1 if found is None else len(found.npts))
                     yield header
                 elif status > 0 and not at_end and end - offset < clibmseed.MAXRECLEN:
                     missing = status
@@ -178,7 +189,13 @@ class RecordParser:
             position += offset
 
     def decode(
-        self, block: bytes, position: int, select: Callable[[RecordHeader], ChannelId | None], report: Report
+        self,
+        block: bytes,
+        position: int,
+        select: Callable[[RecordHeader], ChannelId | None],
+        report: Report,
+        *,
+        alike: bool = False,
     ) -> Iterator[DecodedRecord]:
         """Decode the records that fill a block.
 
@@ -187,6 +204,7 @@ class RecordParser:
             position: Where the block begins in its input, bytes.
             select: A record's channel, or None when it is not wanted and need not be decoded.
             report: Told of records whose samples do not decode.
+            alike: Give many records that are alike as one.
 
         Yields:
             The wanted records, in file order, without those that do not decode.
@@ -194,14 +212,23 @@ class RecordParser:
         ensure_thread_logging()
         clear_error_messages()
         pointer, offset, end = ffi.from_buffer(block), 0, len(block)
+        one_by_one = 0 if alike else end
         while offset < end:
             if clibmseed.msr3_parse(pointer + offset, end - offset, self._record, _AT_END, 0) != 0:
                 clear_error_messages()
                 report(position + offset, "file changed while it was read")
                 return
             header = self._header(position + offset)
-            offset += header.length
             channel_id = select(header)
+            if channel_id is not None and offset >= one_by_one:
+                found = _find_alike(block, offset, header)
+                content = None if found is None else self._unpack_alike(pointer + offset, header, found)
+                if found is not None and content is not None:
+                    offset += header.length * len(found.npts)
+                    yield DecodedRecord(channel_id, header._replace(alike=found), _DTYPE_OF[header.encoding], content)
+                    continue
+                one_by_one = offset + header.length * (1 if found is None else len(found.npts))
+            offset += header.length
             if channel_id is None:
                 continue
             fault = self._unpack(header)
@@ -226,6 +253,26 @@ class RecordParser:
             record.samplecnt,
             record.encoding,
         )
+
+    def _unpack_alike(self, start: Any, header: RecordHeader, alike: Alike) -> memoryview | None:
+        """Decode records like the one just parsed; None when not all of them decode without a word."""
+        record, dtype = self._record[0], _DTYPE_OF.get(header.encoding)
+        if dtype is None or clibmseed.msr3_data_bounds(record, self._bounds, self._bounds + 1) != 0:
+            return None
+        first, bound = self._bounds[0], header.length - self._bounds[0]
+        if (int(ffi.cast("uintptr_t", start)) + first) % dtype.itemsize:
+            return None
+        samples = np.empty(int(alike.npts.sum()), dtype)
+        source, target = start + first, ffi.cast("char *", ffi.from_buffer(samples))
+        decode, encoding, length, swap = clibmseed.ms_decode_data, header.encoding, header.length, record.swapflag & 2
+        for npts in alike.npts.tolist():
+            size = npts * dtype.itemsize
+            if decode(source, bound, encoding, npts, target, size, self._sample_type, swap, record.sid, 0) != npts:
+                clear_error_messages()
+                return None
+            source += length
+            target += size
+        return None if clear_error_messages() else memoryview(samples.data).cast("B")
 
     def _unpack(self, header: RecordHeader) -> str | None:
         record = self._record[0]
@@ -268,6 +315,12 @@ class RecordParser:
         else:
             report(start, f"skipped {size - start} bytes that are not intact miniSEED records")
         return size
+
+
+def _find_alike(block: bytes, offset: int, header: RecordHeader) -> Alike | None:
+    if is_log(header) or fault_of(header) is not None:
+        return None
+    return find_alike(block, offset, header, most_per_byte=MAX_SAMPLES_PER_BYTE)
 
 
 def _messages() -> list[str]:

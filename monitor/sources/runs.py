@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from monitor.records import ChannelId, Segment
+from monitor.sources.alike import I64, Alike
 from monitor.sources.miniseed import DecodedRecord
 from monitor.timebase import NS_PER_SECOND
 
@@ -17,7 +18,7 @@ RATE_TOLERANCE = 1e-4
 # record's own time has to reach the pipeline as it would live, however the records lie in files.
 TIME_TOLERANCE_NS = 100_000
 
-MAX_SEGMENT_NS = 60 * NS_PER_SECOND
+MAX_SEGMENT_NS = 120 * NS_PER_SECOND
 
 
 def sample_time_ns(starttime_ns: int, index: int, sampling_rate: float) -> int:
@@ -79,14 +80,14 @@ class _OpenRun:
 
     __slots__ = ("channel_id", "contents", "dtype", "npts", "offset", "sampling_rate", "starttime_ns")
 
-    def __init__(self, record: DecodedRecord, starttime_ns: int, content: bytes, npts: int) -> None:
+    def __init__(self, record: DecodedRecord, starttime_ns: int, contents: list[bytes | memoryview], npts: int) -> None:
         self.channel_id = record.channel_id
         self.starttime_ns = starttime_ns
         self.sampling_rate = record.header.sampling_rate
         self.offset = record.header.offset
         self.dtype = record.dtype
         self.npts = npts
-        self.contents = [content]
+        self.contents = contents
 
     def takes(self, record: DecodedRecord, starttime_ns: int, npts: int) -> bool:
         """Tell whether a record continues this run and leaves it short enough."""
@@ -101,8 +102,20 @@ class _OpenRun:
             and (self.npts + npts) * NS_PER_SECOND <= MAX_SEGMENT_NS * self.sampling_rate
         )
 
+    def takes_alike(self, record: DecodedRecord, starttimes_ns: I64, npts: I64) -> int:
+        """Tell how many of some records alike continue this run and leave it short enough."""
+        if not self.takes(record, int(starttimes_ns[0]), int(npts[0])):
+            return 0
+        stops = self.npts + np.cumsum(npts)
+        since_ns = np.rint((stops - npts) * NS_PER_SECOND / self.sampling_rate).astype(np.int64)
+        tolerance_ns = min(TIME_TOLERANCE_NS, TIME_TOLERANCE_SAMPLES * NS_PER_SECOND / self.sampling_rate)
+        fits = np.abs(starttimes_ns - self.starttime_ns - since_ns) <= tolerance_ns
+        fits &= stops * NS_PER_SECOND <= MAX_SEGMENT_NS * self.sampling_rate
+        return len(fits) if fits.all() else int(fits.argmin())
+
     def close(self) -> Run:
-        samples = np.frombuffer(b"".join(self.contents), self.dtype)
+        content = self.contents[0] if len(self.contents) == 1 else b"".join(self.contents)
+        samples = np.frombuffer(content, self.dtype)
         return Run(Segment(self.channel_id, self.starttime_ns, self.sampling_rate, samples), self.offset)
 
 
@@ -112,7 +125,7 @@ def join_records(
     """Cut records to a time span and join those that continue one another.
 
     Args:
-        records: In file order.
+        records: In file order; some of them may stand for many that are alike, where all of those are wanted.
         start_ns: Start of the span; None: open.
         end_ns: End of the span, excluded; None: open.
         coalesce: False keeps every record apart.
@@ -123,6 +136,9 @@ def join_records(
     open_runs: dict[ChannelId, _OpenRun] = {}
     for record in records:
         channel_id, header, dtype, content = record
+        if header.alike is not None:
+            yield from _join_alike(open_runs, record, header.alike)
+            continue
         starttime_ns, npts = header.starttime_ns, header.npts
         if start_ns is not None or end_ns is not None:
             first, stop = clip(starttime_ns, npts, header.sampling_rate, start_ns=start_ns, end_ns=end_ns)
@@ -137,9 +153,27 @@ def join_records(
                 run.npts += npts
                 continue
             yield run.close()
-        open_runs[channel_id] = _OpenRun(record, starttime_ns, content, npts)
+        open_runs[channel_id] = _OpenRun(record, starttime_ns, [content], npts)
     for run in open_runs.values():
         yield run.close()
+
+
+def _join_alike(open_runs: dict[ChannelId, _OpenRun], record: DecodedRecord, alike: Alike) -> Iterator[Run]:
+    """The same of records alike, all wanted: yield the runs that they end."""
+    starts, npts = alike
+    borders = [0, *(np.cumsum(npts) * record.dtype.itemsize).tolist()]
+    run, at = open_runs.get(record.channel_id), 0
+    while at < len(npts):
+        more = 0 if run is None else run.takes_alike(record, starts[at:], npts[at:])
+        if run is None or not more:
+            if run is not None:
+                yield run.close()
+            run = open_runs[record.channel_id] = _OpenRun(record, int(starts[at]), [], 0)
+            run.offset += at * record.header.length
+            more = max(1, run.takes_alike(record, starts[at:], npts[at:]))
+        run.contents.append(record.content[borders[at] : borders[at + more]])
+        run.npts += int(npts[at : at + more].sum())
+        at += more
 
 
 def cut(segment: Segment) -> Iterator[Segment]:
