@@ -22,7 +22,10 @@ from monitor.stations import StationGroup
 from monitor.timebase import NS_PER_SECOND
 
 SERVER_REASONS: Final = (*get_args(Reason), OTHER)
-BROKER_REASONS: Final = ("refused", "dns", "tls", "timeout", "auth", "protocol", "closed", OTHER)
+# As `monitor.mqtt.LINK_REASONS`; whoever only shows metrics need not load MQTT.
+BROKER_REASONS: Final = (
+    *("refused", "auth", "tls", "dns", "timeout", "closed", "quota", "protocol", "network", "taken_over", OTHER),
+)
 PACKET_REASONS: Final = ("duplicate", "out_of_order", "future", "back_in_time", "undecodable", "unwanted", OTHER)
 PUBLISH_RESULTS: Final = ("acknowledged", "refused", "failed", OTHER)
 DROP_REASONS: Final = ("size", "age", "memory", OTHER)

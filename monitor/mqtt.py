@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 import errno
 import functools
+import logging
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
@@ -64,6 +66,9 @@ _REASON_OF_CODE: Final[dict[int, LinkReason]] = {
     0x8D: "timeout",  # keep alive
     0x8E: "taken_over",
 }
+# Alerts of TLS 1.3 (RFC 8446 section 6.2) by which a broker says what it thinks of this client's certificate; they come
+# when the handshake is over for the client.
+_REFUSED_CERTIFICATE: Final = re.compile(r"ALERT_(\w*CERTIFICATE\w*|UNKNOWN_CA|ACCESS_DENIED)")
 
 
 class LinkError(Exception):
@@ -94,9 +99,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _of_socket(error: BaseException) -> tuple[LinkReason, str] | None:
     match error:
         case ssl.SSLError():
-            # A broker that wants a certificate says so by an alert of TLS.
-            reason = str(error.reason or error.strerror or error).replace("_", " ").lower()
-            return "auth" if "certificate required" in reason else "tls", getattr(error, "verify_message", reason)
+            text = getattr(error, "verify_message", None) or getattr(error, "reason", None) or str(error)
+            return "tls", text.replace("_", " ").lower()
         case socket.gaierror():
             return "dns", error.strerror or str(error)
         case ConnectionRefusedError():
@@ -111,8 +115,13 @@ def _of_socket(error: BaseException) -> tuple[LinkReason, str] | None:
             return None
 
 
-def classify(error: BaseException) -> LinkError:
-    """Put what aiomqtt, Paho or the socket raised into one of few reasons."""
+def classify(error: BaseException, last_words: str | None = None) -> LinkError:
+    """Put what aiomqtt, Paho or the socket raised into one of few reasons.
+
+    Args:
+        error: What was raised.
+        last_words: What Paho logged of it: of an error while it reads it tells no more.
+    """
     for cause in _chain(error):
         if isinstance(cause, LinkError):
             return cause
@@ -124,19 +133,33 @@ def classify(error: BaseException) -> LinkError:
         if found is not None:
             return LinkError(*found)
     if isinstance(error, aiomqtt.MqttError):
-        return LinkError("closed", "the connection ended")
+        refused = last_words is not None and _REFUSED_CERTIFICATE.search(last_words)
+        return LinkError("auth" if refused else "closed", last_words or "the connection ended")
     # What Paho's parser makes of bytes that are no MQTT: errors of many types.
     return LinkError("protocol", f"the other side does not speak MQTT: {type(error).__name__}: {error}")
+
+
+class _LastWords(logging.Handler):
+    """Keeps what was logged last."""
+
+    text: str | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text = record.getMessage()
 
 
 class _Client(aiomqtt.Client):
     """aiomqtt's client, telling what it would throw away."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.last_words = _LastWords(logging.ERROR)
+        # A logger of its own, in no hierarchy: what it says is told as a `LinkError`.
+        logger = logging.Logger("paho")
+        logger.addHandler(self.last_words)
         self.acks: dict[int, asyncio.Future[int]] = {}
         self.session_present = False
         self.connack: Properties | None = None
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, logger=logger, **kwargs)
 
     @property
     def paho(self) -> Any:
@@ -146,6 +169,10 @@ class _Client(aiomqtt.Client):
     def gone(self) -> asyncio.Future[None]:
         """Done when the connection has ended, with its error."""
         return self._disconnected
+
+    def classified(self, error: BaseException) -> LinkError:
+        """Say why this connection ended."""
+        return classify(error, self.last_words.text)
 
     def close_socket(self) -> None:
         """Close at once, whatever state the connection is in."""
@@ -256,7 +283,7 @@ class Link:
         try:
             await self._client.subscribe(topic, qos=0)
         except aiomqtt.MqttError as error:
-            raise classify(error) from error
+            raise self._client.classified(error) from error
 
     async def messages(self) -> AsyncIterator[tuple[str, bytes]]:
         """Give topic and payload of what arrives.
@@ -268,7 +295,7 @@ class Link:
             async for message in self._client.messages:
                 yield message.topic.value, message.payload
         except aiomqtt.MqttError as error:
-            raise classify(error) from error
+            raise self._client.classified(error) from error
 
     async def lost(self) -> NoReturn:
         """Wait until the connection ends.
@@ -278,7 +305,7 @@ class Link:
         """
         await asyncio.wait([self._client.gone])
         error = self._client.gone.exception() or aiomqtt.MqttError()
-        raise classify(error) from error
+        raise self._client.classified(error) from error
 
 
 def _tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
@@ -364,7 +391,7 @@ async def _open(client: _Client, stop: "asyncio.Future[Any]") -> None:
             raise LinkError("closed", "stopped while connecting")
         failed = (entering if entering.done() else gone).exception()
         if failed is not None:
-            raise classify(failed) from failed
+            raise client.classified(failed) from failed
     except BaseException:
         # The thread in which aiomqtt connects cannot be stopped: what it still opens is closed when it comes back.
         entering.add_done_callback(functools.partial(_discard, client))

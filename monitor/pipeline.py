@@ -36,7 +36,9 @@ _CHUNKS = (2, 10, 50, 300, 3000)
 # A detection's noise window, look-back and longest duration lie within this behind the newest frame.
 _HISTORY_S = 260.0
 # One write to a ring; longer segments are taken in pieces.
-_PIECE_S = 60.0
+_PIECE_S = 120.0
+# More than what one batch needs at once.
+_WORK_BYTES = 8 << 20
 # Before what the background needs: resampling, and knowing that a value does not change.
 _RESUME_MARGIN_S = 5.0
 
@@ -119,6 +121,9 @@ class StationPipeline:
         step_s = self._stride * self._params.frame_interval_s
         self._detector = Detector(settings, threshold=self._threshold, step_s=step_s)
         self._settings_digest = msgspec.json.encode([settings, self._threshold])
+        # The C library of GNU gives what a batch frees back to the operating system, and asks for it again with the
+        # next, until an array as large as this has been freed (mallopt(3), M_MMAP_THRESHOLD): a tenth of a replay.
+        np.empty(_WORK_BYTES, np.uint8)
 
     @property
     def computed_until_ns(self) -> int | None:
@@ -301,21 +306,23 @@ class StationPipeline:
         """Quantised frames [shape=(n, n_freq, 3)] and which components are judged [shape=(n, 3)]."""
         params = self._params
         start, end = params.first_sample(first), params.end_sample(stop - 1)
-        frames: F32 = np.zeros((stop - first, params.n_freq, 3), np.float32)
         judged = np.zeros((stop - first, 3), bool)
+        planes = []
         for row, (channel, background) in enumerate(zip(self._rows, self._backgrounds, strict=True)):
-            if channel is None or background is None:
-                continue
-            samples, valid = channel.ring.read(start, end)
-            if valid.any():
-                plane, judged[:, row] = background.push(power_db(samples, params), complete_frames(valid, params))
-                for begin, end_, rate in channel.rates(first * params.hop, stop * params.hop):
-                    rows = slice(-(-begin // params.hop) - first, -(-end_ // params.hop) - first)
-                    plane[rows, ~params.usable_bins(rate)] = 0.0
-                frames[:, :, row] = plane
-            else:
-                background.push(np.zeros((stop - first, params.n_freq), np.float32), judged[:, row])
-        return self._model.quantize(frames), judged
+            plane: F32 = np.zeros((stop - first, params.n_freq), np.float32)
+            if channel is not None and background is not None:
+                samples, valid = channel.ring.read(start, end)
+                if valid.any():
+                    plane, judged[:, row] = background.push(power_db(samples, params), complete_frames(valid, params))
+                    for begin, end_, rate in channel.rates(first * params.hop, stop * params.hop):
+                        usable = params.usable_bins(rate)
+                        if not usable.all():
+                            rows = slice(-(-begin // params.hop) - first, -(-end_ // params.hop) - first)
+                            plane[rows, ~usable] = 0.0
+                else:
+                    background.push(plane, judged[:, row])
+            planes.append(self._model.quantize(plane))
+        return np.stack(planes, axis=-1), judged
 
     # -- from frames to detections -----------------------------------------------------------------------------------
 

@@ -410,7 +410,7 @@ class Publisher:
             ack.add_done_callback(lambda _: self._wake.set())
 
     def _payload(self, message: OutboxMessage) -> bytes:
-        late = message.lane == "live" and self._clock() - message.created_ns > self._lateness_ns
+        late = self._clock() - message.created_ns > self._lateness_ns
         return mark_late(message.payload) if late else message.payload
 
     def _is_postponed(self, number: int, sent: _UnderWay) -> bool:
@@ -446,12 +446,10 @@ class Publisher:
         self._reject(message, reason, set_aside=True)
 
     async def _find_culprit(self, error: LinkError) -> None:
-        """See whether it is a message that makes the broker close the connection."""
-        answered = {number: sent for number, sent in self._under_way.items() if sent.ack.done()}
-        open_ = {number: sent.message for number, sent in self._under_way.items() if not sent.ack.done()}
-        if answered:
-            accepted = [number for number, sent in answered.items() if sent.ack.result() < mqtt.UNSPECIFIED]
-            await self._outbox.remove(accepted)
+        """Settle what was under way, and see whether it is a message that makes the broker close the connection."""
+        done = [(number, sent) for number, sent in self._under_way.items() if sent.ack.done()]
+        await self._settle(done, [number for number, sent in done if self._is_postponed(number, sent)])
+        open_ = {number: sent.message for number, sent in self._under_way.items()}
         self._under_way.clear()
         if not open_ or error.reason not in ("closed", "protocol", "quota"):
             return
@@ -459,7 +457,8 @@ class Publisher:
         if len(open_) == 1:
             ((number, message),) = open_.items()
             self._tries[number] += 1
-            if self._tries[number] >= MAX_TRIES:
+            too_large = error.code == mqtt.PACKET_TOO_LARGE
+            if too_large or self._tries[number] >= MAX_TRIES:
                 self._tries.pop(number)
                 self._probing = False
-                await self._set_aside(number, message, "closes_connection")
+                await self._set_aside(number, message, "too_large" if too_large else "closes_connection")

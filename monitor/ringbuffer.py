@@ -78,15 +78,14 @@ class RingBuffer:
         Returns:
             Samples [shape=(stop - start,), dtype=float64], 0 where there are none, and whether each is real.
         """
-        samples, valid = np.zeros(stop - start, np.float64), np.zeros(stop - start, bool)
-        if self._end is None:
-            return samples, valid
-        first, last = max(start, self._end - self.capacity), min(stop, self._end)
-        if first < last:
-            for at, piece in self._pieces(first, last - first):
+        samples, valid = np.empty(stop - start, np.float64), np.zeros(stop - start, bool)
+        if self._end is not None:
+            first, last = max(start, self._end - self.capacity), min(stop, self._end)
+            for at, piece in self._pieces(first, last - first) if first < last else ():
                 target = slice(piece.start + first - start, piece.stop + first - start)
                 valid[target] = self._valid[at]
                 samples[target] = self._samples[at]
+        if not valid.all():
             samples[~valid] = 0.0
         return samples, valid
 

@@ -15,7 +15,8 @@ class Broker:
 
     Attributes:
         connacks: One for each CONNECT to come, then acceptance; b"" closes, None is silent.
-        pubacks: Reason codes, one for each PUBLISH to come, then 0; None closes, -1 is silent.
+        pubacks: Reason codes, one for each PUBLISH to come but of the status, then 0; None closes, -1 is silent, 256
+            and more is a DISCONNECT with that much less.
         properties: Of an acceptance of MQTT 5.
         versions: Protocol level of each CONNECT: 4 for MQTT 3.1.1, 5.
         published: Topic and payload of each PUBLISH, in the order of arrival.
@@ -59,7 +60,8 @@ class Broker:
                     payload = rest[1 + rest[0] :] if version == 5 else rest
                     self.published.append((topic, payload))
                     code = 0 if topic.endswith("/status") or not self.pubacks else self.pubacks.popleft()
-                    if code is None:
+                    if code is None or code >= 256:
+                        writer.write(b"" if code is None else packet(DISCONNECT, bytes([code - 256, 0])))
                         return
                     if code >= 0 and flags & 6:
                         waiting.append(packet(PUBACK, number + (bytes([code, 0]) if version == 5 else b"")))

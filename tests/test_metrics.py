@@ -422,3 +422,10 @@ def test_nothing_heavy_is_imported() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert ended.stdout.strip() == ""
+
+
+def test_the_reasons_of_the_broker_are_those_that_mqtt_gives() -> None:
+    from monitor.metrics import BROKER_REASONS
+    from monitor.mqtt import LINK_REASONS
+
+    assert set(BROKER_REASONS) == {*LINK_REASONS, "other"}

@@ -415,6 +415,8 @@ class TestWithMosquitto:
         asyncio.run(run())
 
     @pytest.mark.needs("openssl")
+    # Paho leaves the socket of a failed handshake to the garbage collector.
+    @pytest.mark.filterwarnings("ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning")
     def test_tls(self, tmp_path: Path) -> None:
         make_certificates(tmp_path)
         files = {name: str(tmp_path / name) for name in ("ca.pem", "stranger.pem", "client.pem", "client.key")}
@@ -443,7 +445,7 @@ class TestWithMosquitto:
             reason, detail = asyncio.run(attempt(broker.port, ca_file=files["ca.pem"], host="127.0.0.1", **own))
             assert (reason, "127.0.0.1" in detail) == ("tls", True)
             reason, detail = asyncio.run(attempt(broker.port, ca_file=files["ca.pem"]))
-            assert reason in {"auth", "closed"}
+            assert (reason, "CERTIFICATE_REQUIRED" in detail) == ("auth", True)
             reason, detail = asyncio.run(attempt(broker.port, ca_file=str(tmp_path / "none.pem")))
             assert (reason, "none.pem" in detail) == ("tls", True)
             reason, detail = asyncio.run(attempt(broker.port, ca_file=files["client.key"]))
@@ -476,8 +478,9 @@ class TestWithMosquitto:
         with Mosquitto(folder, settings=f"allow_anonymous true\nacl_file {rights}\n") as broker:
             asyncio.run(run(broker))
 
-    @pytest.mark.parametrize("limit", ["message_size_limit", "max_packet_size"])
-    def test_too_large(self, tmp_path: Path, limit: str) -> None:
+    def test_too_large(self, tmp_path: Path) -> None:
+        """The broker says beforehand what it does not take."""
+
         async def run(broker: Mosquitto) -> None:
             async with subscriber(broker.port, TOPIC) as client, station(tmp_path, broker.port) as at:
                 await at.publisher.put([message(1, payload=bytes(3000)), message(2)])
@@ -486,16 +489,24 @@ class TestWithMosquitto:
                 assert at.of(Rejected) == [Rejected(TOPIC, "too_large", set_aside=True)]
                 assert not at.of(Disconnected)
 
-        with Mosquitto(tmp_path / "mosquitto", settings=f"allow_anonymous true\n{limit} 1000\n") as broker:
+        with Mosquitto(tmp_path / "mosquitto", settings="allow_anonymous true\nmax_packet_size 1000\n") as broker:
             asyncio.run(run(broker))
 
-    def test_old_protocol_has_no_words_for_too_large(self, tmp_path: Path) -> None:
-        """The broker closes the connection on one message again and again; the others come through all the same."""
+    @pytest.mark.parametrize(
+        ("version", "limit"),
+        [
+            ("3.1.1", "max_packet_size"),
+            # mosquitto 2.0 answers with a code that MQTT 5 does not know there, and Paho gives up the connection.
+            ("5", "message_size_limit"),
+        ],
+    )
+    def test_too_large_without_a_word(self, tmp_path: Path, version: str, limit: str) -> None:
+        """The connection ends on one message again and again; the others come through all the same."""
 
         async def run(broker: Mosquitto) -> None:
             async with (
                 subscriber(broker.port, TOPIC) as client,
-                station(tmp_path, broker.port, version="3.1.1") as at,
+                station(tmp_path, broker.port, version=version) as at,
             ):
                 await at.publisher.put([message(1), message(2, payload=bytes(3000)), message(3), message(4)])
                 await at.until(lambda: bool(at.of(Rejected)))
@@ -506,7 +517,7 @@ class TestWithMosquitto:
                 assert list(dict.fromkeys(numbers)) == [1, 3, 4]
                 assert at.outbox.stats.held == 1
 
-        with Mosquitto(tmp_path / "mosquitto", settings="allow_anonymous true\nmax_packet_size 1000\n") as broker:
+        with Mosquitto(tmp_path / "mosquitto", settings=f"allow_anonymous true\n{limit} 1000\n") as broker:
             asyncio.run(run(broker))
 
     def test_latest_wins(self, mosquitto: Mosquitto, tmp_path: Path) -> None:
@@ -535,6 +546,7 @@ class TestWithMosquitto:
                 at.publisher.announce("homeassistant/device/b/config", b"{}")
                 assert await at.publisher.flush(PATIENCE_S)
                 at.publisher.announce("homeassistant/device/b/config", b"")
+                assert await at.publisher.flush(PATIENCE_S)
                 mosquitto.kill()
                 await at.until(lambda: not at.publisher.is_connected)
                 mosquitto.start()
@@ -547,17 +559,6 @@ class TestWithMosquitto:
                     await client.publish("homeassistant/status", "online")
                     (third,) = await received(client, 1)
                     assert third.topic.value == "homeassistant/device/a/config"
-
-        asyncio.run(run())
-
-    def test_two_with_one_client_id(self, mosquitto: Mosquitto, tmp_path: Path) -> None:
-        async def run() -> None:
-            other = tmp_path / "other"
-            other.mkdir()
-            async with station(tmp_path, mosquitto.port) as at:
-                await at.until(lambda: bool(at.of(Connected)))
-                async with station(other, mosquitto.port):
-                    await at.until(lambda: any(event.reason == "taken_over" for event in at.of(Disconnected)))
 
         asyncio.run(run())
 
@@ -597,9 +598,14 @@ class TestWithScriptedBroker:
         asyncio.run(run())
 
     def test_no_mqtt_at_all(self, tmp_path: Path) -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(1)
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            writer.close()
+
         async def run() -> None:
-            answers: deque[bytes | None] = deque([b"HTTP/1.1 400 Bad Request\r\n\r\n"] * 2)
-            async with broker(connacks=answers) as web, station(tmp_path, web.port) as at:
+            web = await asyncio.start_server(answer, "127.0.0.1", 0)
+            async with web, station(tmp_path, web.sockets[0].getsockname()[1]) as at:
                 await at.until(lambda: bool(at.of(Disconnected)))
                 assert at.of(Disconnected)[0].reason in {"protocol", "closed"}
 
@@ -644,6 +650,30 @@ class TestWithScriptedBroker:
 
         asyncio.run(run())
 
+    @pytest.mark.parametrize(
+        ("code", "reason"),
+        [(0x8E, "taken_over"), (0x8B, "closed"), (0x8D, "timeout"), (0x97, "quota"), (0x82, "protocol")],
+    )
+    def test_broker_says_why_it_ends_the_connection(self, tmp_path: Path, code: int, reason: str) -> None:
+        async def run() -> None:
+            async with broker(pubacks=deque([256 + code])) as strict, station(tmp_path, strict.port) as at:
+                await at.publisher.put([message(n) for n in range(3)])
+                assert await at.publisher.flush(PATIENCE_S)
+                (event,) = at.of(Disconnected)
+                assert (event.reason, event.was_connected) == (reason, True)
+                assert not at.of(Rejected)
+
+        asyncio.run(run())
+
+    def test_broker_calls_a_message_too_large(self, tmp_path: Path) -> None:
+        async def run() -> None:
+            async with broker(pubacks=deque([256 + 0x95] * 2)) as strict, station(tmp_path, strict.port) as at:
+                await at.publisher.put([message(n) for n in range(3)])
+                assert await at.publisher.flush(PATIENCE_S)
+                assert at.of(Rejected) == [Rejected(TOPIC, "too_large", set_aside=True)]
+
+        asyncio.run(run())
+
     @pytest.mark.parametrize(("maximum", "expected"), [(None, 20), (3, 3)])
     def test_window(self, tmp_path: Path, maximum: int | None, expected: int) -> None:
         async def run() -> None:
@@ -652,7 +682,7 @@ class TestWithScriptedBroker:
                 await at.publisher.put([message(n) for n in range(100)])
                 at.publisher.put_latest(message(1, topic="monitor/v1/XX/A/quality"))
                 assert await at.publisher.flush(PATIENCE_S)
-                assert slow.most_open == expected
+                assert expected - 1 <= slow.most_open <= expected
 
         asyncio.run(run())
 
@@ -705,7 +735,7 @@ class TestClassify:
             (TimeoutError("timed out"), "timeout"),
             (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "dns"),
             (ssl.SSLCertVerificationError(1, "certificate verify failed"), "tls"),
-            (ssl.SSLError(1, "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] tlsv13 alert certificate required"), "auth"),
+            (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number"), "tls"),
         ],
     )
     def test_socket(self, cause: Exception, reason: str) -> None:

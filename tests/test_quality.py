@@ -168,7 +168,7 @@ def test_clipping_is_seen_beside_a_fill() -> None:
 @pytest.mark.parametrize("value", [0, 8_388_607])
 def test_a_short_fill_is_no_clipping(value: int) -> None:
     samples = noise(60) + np.int32(50_000)
-    samples[3000:3300] = value
+    samples[3010:3220] = value  # just longer than what is still believed
     channel = quality()
     now_ns = feed(channel, samples)
     assert channel.report(now_ns).clipped_share == 0.0

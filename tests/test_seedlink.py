@@ -348,12 +348,14 @@ def test_time_that_the_consumer_takes_is_no_stall() -> None:
             put = listener.put
 
             async def slow(packet: Packet) -> None:
-                if len(listener.packets) == 3:
-                    await asyncio.sleep(0.8)
                 await put(packet)
+                if listener.npts == ALL:
+                    await asyncio.sleep(0.8)
+                    asyncio.get_running_loop().call_later(0.1, server.feed, [more])
 
+            more = noise("XX.ABC..HHZ", seconds=1, start_ns=THREE[0].next_ns)
             listener.put = slow
-            await listener.until(lambda: listener.npts >= ALL)
+            await listener.until(lambda: listener.npts >= ALL + 100)
             assert not listener.reasons
 
     run(test())

@@ -103,7 +103,7 @@ class FileSource:
     def __iter__(self) -> Iterator[Segment]:
         """Yield the selected samples of all inputs, sorted by start time (ties: by input, then by offset).
 
-        Records of a channel that continue one another come joined, up to a minute; samples may be read-only.
+        Records of a channel that continue one another come joined, up to two minutes; samples may be read-only.
         """
         self.scan()
         parser = RecordParser()

@@ -15,7 +15,7 @@ from pymseed.clib import clibmseed, ffi
 from pymseed.logging import ensure_thread_logging
 
 from monitor.records import ChannelId
-from monitor.sources.alike import Alike, find_alike
+from monitor.sources.alike import FEWEST, Alike, find_alike
 from monitor.timebase import NS_PER_SECOND
 
 ReadAt = Callable[[int, int], bytes]
@@ -168,21 +168,26 @@ class RecordParser:
                 size = position + len(block)
             at_end = position + len(block) >= size
             flags = _PARSE_FLAGS | (_AT_END if at_end else 0)
-            offset, missing = 0, 0
+            offset, missing, one_by_one = 0, 0, 0 if alike else len(block)
             pointer, end = ffi.from_buffer(block), len(block)
             while offset < end:
                 status = clibmseed.msr3_parse(pointer + offset, end - offset, self._record, flags, 0)
                 if status == 0:
                     header = self._header(position + offset)
-                    found = _find_alike(block, offset, header) if alike else None
+                    found = _find_alike(block, offset, header) if offset >= one_by_one else None
                     if found is not None:
                         header = header._replace(alike=found)
+                    elif offset >= one_by_one:
+                        one_by_one = offset + FEWEST * header.length
                     offset += header.length * (1 if found is None else len(found.npts))
                     yield header
                 elif status > 0 and not at_end and end - offset < clibmseed.MAXRECLEN:
                     missing = status
                     break
                 else:
+                    # Once more, so that what libmseed says is said of these bytes alone.
+                    clear_error_messages()
+                    clibmseed.msr3_parse(pointer + offset, end - offset, self._record, flags, 0)
                     offset = self._step_over(read_at, size, position + offset, status, report) - position
             # A record that no block holds yet: a larger one, growing fast where the length is not known.
             wanted = BLOCK_BYTES if offset else max(2 * wanted, end + missing)
@@ -227,7 +232,7 @@ class RecordParser:
                     offset += header.length * len(found.npts)
                     yield DecodedRecord(channel_id, header._replace(alike=found), _DTYPE_OF[header.encoding], content)
                     continue
-                one_by_one = offset + header.length * (1 if found is None else len(found.npts))
+                one_by_one = offset + header.length * (FEWEST if found is None else len(found.npts))
             offset += header.length
             if channel_id is None:
                 continue
