@@ -85,7 +85,7 @@ class OutboxThread:
         return self._outbox
 
     async def _call(self, what: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        notices: list[str] = []
+        loop = asyncio.get_running_loop()
 
         def work() -> T:
             try:
@@ -93,11 +93,9 @@ class OutboxThread:
             finally:
                 if self._outbox is not None:
                     self.stats = self._outbox.stats()
-                    notices.extend(self._outbox.notices)
+                    for notice in self._outbox.notices:
+                        loop.call_soon_threadsafe(self._on_notice, notice)
                     self._outbox.notices.clear()
 
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-        finally:
-            for notice in notices:
-                self._on_notice(notice)
+        # What was begun is done, also where whoever waits for it is cancelled.
+        return await asyncio.shield(loop.run_in_executor(self._executor, work))

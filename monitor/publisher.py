@@ -423,7 +423,10 @@ class Publisher:
     async def _settle(self, done: list[tuple[int, _UnderWay]], postponed: list[int]) -> None:
         """Take what the broker has answered out of the outbox, set it aside, or leave it to be sent again."""
         accepted = []
+        refused = []
+        # At first what cannot be interrupted: each answer counts once.
         for number, sent in done:
+            del self._under_way[number]
             code = sent.ack.result()
             if code < mqtt.UNSPECIFIED:
                 accepted.append(number)
@@ -432,14 +435,14 @@ class Publisher:
             elif number in postponed:
                 self._reject(sent.message, _REJECTED.get(code, "unspecified"), set_aside=False)
             else:
-                await self._set_aside(number, sent.message, _REJECTED.get(code, "unspecified"))
+                refused.append((number, sent.message, _REJECTED.get(code, "unspecified")))
+            if number not in postponed:
+                self._tries.pop(number, None)
         if accepted:
             self._probing = False
             await self._outbox.remove(accepted)
-        for number, _ in done:
-            del self._under_way[number]
-            if number not in postponed:
-                self._tries.pop(number, None)
+        for number, message, reason in refused:
+            await self._set_aside(number, message, reason)
 
     async def _set_aside(self, number: int, message: OutboxMessage, reason: RejectReason) -> None:
         await self._outbox.hold(number, reason)

@@ -4,7 +4,6 @@ import heapq
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 import numpy as np
 import numpy.typing as npt
@@ -23,20 +22,6 @@ _PACED_BATCH_S = 0.2
 _OVERVIEW_BINS = 4000
 # What a figure shows after a detection's end must have been judged before it is drawn.
 _VIEW_AFTER_S = 20.0
-
-
-def station_filter(patterns: list[str]) -> Callable[[ChannelId], bool]:
-    """Make a filter of channels from shell patterns.
-
-    Args:
-        patterns: `UH1`, `BW.UH*` or `BW.UH1..EHZ`; upper and lower case differ. None given: every channel.
-    """
-
-    def wanted(channel: ChannelId) -> bool:
-        names = (channel.seed_id, channel.station_id, channel.station)
-        return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
-
-    return wanted
 
 
 @dataclass(slots=True)

@@ -1,6 +1,7 @@
 """Which channels belong together: the components of one instrument at one station."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from monitor.records import ChannelId
@@ -65,6 +66,20 @@ def group_channels(channels: Iterable[ChannelId]) -> list[StationGroup]:
             key = (*channel[:3], code)
         groups.setdefault(key, [None, None, None])[row] = channel
     return [StationGroup(*key, (rows[0], rows[1], rows[2])) for key, rows in sorted(groups.items())]
+
+
+def station_filter(patterns: list[str]) -> Callable[[ChannelId], bool]:
+    """Make a filter of channels from shell patterns.
+
+    Args:
+        patterns: `UH1`, `BW.UH*` or `BW.UH1..EHZ`; upper and lower case differ. None given: every channel.
+    """
+
+    def wanted(channel: ChannelId) -> bool:
+        names = (channel.seed_id, channel.station_id, channel.station)
+        return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
+
+    return wanted
 
 
 def _order(channel: ChannelId) -> tuple[str, str, str, str, int, str]:

@@ -85,14 +85,17 @@ class Topics:
 
     def device_id(self, station_id: str) -> str:
         """Name a station as this monitor sees it, in the letters that Home Assistant allows: `monitor-pi__BW__UH1`."""
-        return "__".join(map(_word, (self.client_id, *split_station(station_id))))
+        return "__".join(map(word, (self.client_id, *split_station(station_id))))
 
     def discovery(self, station_id: str) -> str:
         """Where a station is announced to Home Assistant; retained."""
         return f"{self.home_assistant_prefix}/device/{self.device_id(station_id)}/config"
 
 
-def _word(text: str) -> str:
-    # `_` introduces two hexadecimal digits, so that `__` between words cannot come from within one.
+def word(text: str) -> str:
+    """Write a text in letters, digits and `-` as far as it has them, the rest as `_` and two hexadecimal digits.
+
+    `__` cannot come from within such a word: it may stand between two.
+    """
     data = text.encode("utf-8", "surrogatepass")
     return "".join(chr(b) if chr(b).isascii() and (chr(b).isalnum() or b == ord("-")) else f"_{b:02x}" for b in data)

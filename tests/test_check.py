@@ -15,7 +15,6 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from monitor.check_cli import check
 from monitor.check_connect import (
     Outcome,
     duration,
@@ -28,6 +27,7 @@ from monitor.check_connect import (
     try_state,
 )
 from monitor.clock import Discipline, FixedClock
+from monitor.commands.check import check
 from monitor.model import attach_metadata, default_model_path, read_metadata
 from monitor.playback.protocol import Access
 from monitor.playback.server import PlaybackServer, PlaybackSettings

@@ -201,8 +201,8 @@ def test_start_up_is_light(recording: Path) -> None:
     code = (
         "import sys; sys.argv = ['monitor', 'replay', sys.argv[1]]\n"
         "import contextlib\n"
-        "from monitor.cli import app\n"
-        "with contextlib.suppress(SystemExit):\n    app()\n"
+        "from monitor.cli import main\n"
+        "with contextlib.suppress(SystemExit):\n    main()\n"
         f"heavy = [n for n in {LIGHT!r} if n in sys.modules]\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )

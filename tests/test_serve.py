@@ -13,14 +13,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from monitor.commands.serve import serve
 from monitor.playback.packets import encode
 from monitor.records import ChannelId, Segment
-from monitor.serve import serve
 from monitor.timebase import parse_time
 from tests.seedlink_clients import PATIENCE_S, receive
 
 T0 = parse_time("2024-05-06T07:08:09Z")
-SCRIPT = "import typer; from monitor.serve import serve; typer.run(serve)"
+SCRIPT = "import typer; from monitor.commands.serve import serve; typer.run(serve)"
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(serve)

@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import json
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from pymseed import DataEncoding, MS3Record
 
 from monitor.model import Model
 from monitor.playback.server import PlaybackServer, PlaybackSettings
@@ -21,6 +25,7 @@ from tests.mosquitto import Mosquitto
 from tests.service import Hearer, Monitor, running, wait_for
 from tests.test_pipeline import detect
 from tests.test_resume import SETTINGS, packets
+from tests.waveforms import earthquake, segments
 
 pytestmark = pytest.mark.needs("mosquitto")
 
@@ -195,3 +200,25 @@ def test_without_servers_and_with_bad_settings_it_does_not_start(tmp_path: Path)
         assert monitor.process.wait(60) == code
         assert said in monitor.log
         assert "Traceback" not in monitor.log
+
+
+def test_a_replay_is_published_as_such(tmp_path: Path) -> None:
+    wave = earthquake(rate=100.0, p_s=40.0, s_minus_p=4.0, seconds=75.0, snr=15.0, seed=1)
+    with (tmp_path / "day.mseed").open("wb") as file:
+        for segment in segments(wave, rate=100.0):
+            record = MS3Record()
+            record.sourceid = f"FDSN:XX_ABC__H_H_{segment.channel_id.channel[-1]}"
+            record.samprate, record.starttime = 100.0, segment.starttime_ns
+            record.encoding = DataEncoding.STEIM2
+            file.writelines(bytes(piece) for piece in record.generate(segment.samples, "i"))
+    with Mosquitto(tmp_path / "broker") as broker, Hearer(broker.port) as hearer:
+        monitor = Monitor(tmp_path, seedlink=1, mqtt=broker.port)
+        command = [sys.executable, "-m", "monitor.cli", "replay", str(tmp_path / "day.mseed"), "--publish"]
+        command += ["--format", "jsonl", "--config", str(monitor.config)]
+        done = subprocess.run(command, capture_output=True, timeout=60, check=False, text=True)
+        assert done.returncode == 0, done.stderr
+        wait_for(hearer.finals, why="nothing was published")
+        (printed,) = [json.loads(line) for line in done.stdout.splitlines()]
+        assert hearer.finals() == {printed["id"]: printed}
+        assert printed["origin"] == "replay"
+        broker.kill()

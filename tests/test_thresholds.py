@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from monitor.cli import app
+from monitor.cli import application
 from monitor.detector import DetectorSettings
 from monitor.model import Calibration, ModelMetadata, default_model_path, read_metadata
 from monitor.pipeline import StationPipeline
@@ -134,7 +134,7 @@ def test_the_pipeline_takes_it() -> None:
 
 
 def replay(*arguments: str | Path) -> tuple[int, str]:
-    result = CliRunner().invoke(app, ["replay", *map(str, arguments)])
+    result = CliRunner().invoke(application(), ["replay", *map(str, arguments)])
     return result.exit_code, result.output
 
 

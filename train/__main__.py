@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from train.cluster import Cluster
     from train.dataset import Store
     from train.peers import Peer
     from train.settings import Settings
@@ -91,7 +92,13 @@ def fit(
     steps: StepsOption = None,
     exclude: ExcludeOption = None,
 ) -> None:
-    """Train the float network."""
+    """Train the float network.
+
+    On several machines at once: prepare on each, then run this on each with the same settings and TF_CONFIG as
+    TensorFlow defines it, such as {"cluster": {"worker": ["a:2222", "b:2222"]}, "task": {"type": "worker",
+    "index": 0}} with another index on each. A step then learns from the batches of all of them. The first one's output
+    is the result; the others keep theirs in OUT/worker-N. One process uses one accelerator: start one for each.
+    """
     with _plain_errors():
         _fit(store or out / "store", out, settings, seed, steps, exclude)
 
@@ -177,6 +184,8 @@ def everything(
     """Go from recordings to the model, its report and its card."""
     with _plain_errors():
         _read_settings(settings, seed, steps, exclude)  # what is wrong there should not wait for the data
+        if _cluster().size > 1:
+            raise _WrongError("all works on one machine; on several, run prepare and fit on each, then the rest on one")
         store = store or out / "store"
         _prepare(data, store, seed)
         _fit(store, out, settings, seed, steps, exclude)
@@ -335,10 +344,20 @@ def _prepare(data: list[Path] | None, store: Path, seed: int | None) -> None:
     _say(summary(prepared))
 
 
+def _cluster() -> "Cluster":
+    from train.cluster import cluster  # noqa: PLC0415
+
+    with _users_part():
+        return cluster()
+
+
 def _fit(
     store: Path, out: Path, path: Path | None, seed: int | None, steps: int | None, exclude: list[str] | None
 ) -> None:
     settings = _read_settings(path, seed, steps, exclude)
+    workers = _cluster()
+    if not workers.chief:
+        out = out / f"worker-{workers.rank}"  # the folder may be shared
     prepared = _open(store)
 
     from train.augment import ExampleMaker  # noqa: PLC0415

@@ -95,14 +95,14 @@ def same_on_all(what: str, content: bytes, mean: Mean) -> None:
     """Make sure that all workers have the same of something.
 
     Raises:
-        ValueError: They have not.
+        RuntimeError: They have not.
     """
     import tensorflow as tf  # noqa: PLC0415
 
     # Sums of 32-bit numbers are exact in 64-bit floats.
     own = float(zlib.crc32(content))
     if float(mean([tf.constant(own, tf.float64)])[0]) != own:
-        raise ValueError(f"the workers of {VARIABLE} have different {what}; accepted: the same on all of them")
+        raise RuntimeError(f"the workers of {VARIABLE} have different {what}; accepted: the same on all of them")
 
 
 @contextmanager

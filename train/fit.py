@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from train.augment import ExampleMaker
+from train.cluster import cluster, lost_workers, mean_over, same_on_all
 from train.dataset import Store
 from train.geometry import REFERENCE_FRAMES, context_frames
 from train.settings import Settings
@@ -81,13 +82,19 @@ def _produce(
                     return
 
 
-def batches(store: Store, settings: Settings, hard: list[tuple[int, int]]) -> Generator[Batch, None, None]:
-    """Give batches without end, made by `settings.fit.workers` processes, in a fixed order."""
+def batches(
+    store: Store, settings: Settings, hard: list[tuple[int, int]], *, rank: int = 0
+) -> Generator[Batch, None, None]:
+    """Give batches without end, made by `settings.fit.workers` processes, in a fixed order; others for each rank."""
     context = multiprocessing.get_context("spawn")
     queues: list[Any] = [context.Queue(_QUEUED_BATCHES) for _ in range(settings.fit.workers)]
     text = msgspec.json.encode(settings)
     processes = [
-        context.Process(target=_produce, args=(store.path, text, worker, hard, queues[worker]), daemon=True)
+        context.Process(
+            target=_produce,
+            args=(store.path, text, rank * settings.fit.workers + worker, hard, queues[worker]),
+            daemon=True,
+        )
         for worker in range(settings.fit.workers)
     ]
     for process in processes:
@@ -127,7 +134,7 @@ def fit(
     start_from: Path | None = None,
     report: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Path:
-    """Train.
+    """Train; together with other workers where TF_CONFIG names some (see `train.cluster`): all end with one model.
 
     Args:
         store: The prepared recordings.
@@ -145,6 +152,11 @@ def fit(
 
     from train.network import build  # noqa: PLC0415
 
+    workers = cluster()
+    # Before TensorFlow does anything: afterwards it could not listen to other workers any more.
+    mean_of = mean_over(workers)
+    if workers.size > 1:
+        same_on_all("settings", msgspec.json.encode(settings), mean_of)
     keras.utils.set_random_seed(settings.seed)
     model = build(settings, REFERENCE_FRAMES if settings.network.name == "reference" else None)
     if start_from is not None:
@@ -168,7 +180,7 @@ def fit(
             rare = tf.concat([tf.ones_like(y[..., :1]), 1.0 + 4.0 * y[..., 1:]], axis=-1)
             per_label = tf.reduce_sum(loss * w * rare, axis=[0, 1]) / (tf.reduce_sum(w * rare, axis=[0, 1]) + 1.0)
             total = tf.reduce_sum(per_label * label_weights)
-        gradients = tape.gradient(total, model.trainable_variables)
+        gradients = mean_of(tape.gradient(total, model.trainable_variables))
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
         for mean, variable in zip(averaged, model.trainable_variables, strict=True):
             mean.assign(decay * mean + (1 - decay) * variable)
@@ -182,7 +194,8 @@ def fit(
     history: list[dict[str, float]] = []
     smooth: F32 | None = None
     told = time.monotonic()
-    with contextlib.closing(batches(store, settings, hard_negatives or [])) as source:
+    source = batches(store, settings, hard_negatives or [], rank=workers.rank)
+    with contextlib.closing(source), lost_workers() if workers.size > 1 else contextlib.nullcontext():
         for number in range(settings.fit.steps):
             x, y, w = next(source)
             optimizer.learning_rate.assign(learning_rate(number, settings))
@@ -206,6 +219,10 @@ def fit(
                     # The normalisation's running statistics are those of the last weights, not of their average.
                     for _ in range(min(_STATISTICS_BATCHES, settings.fit.steps)):
                         look(tf.constant(next(source)[0]))
+                    if workers.size > 1:
+                        statistics = mean_of([v.value for v in model.non_trainable_variables])
+                        for variable, value in zip(model.non_trainable_variables, statistics, strict=True):
+                            variable.assign(value)
                 model.save(out / "model.keras")
                 if number + 1 < settings.fit.steps:
                     for variable, value in zip(model.trainable_variables, current, strict=True):

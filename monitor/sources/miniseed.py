@@ -223,6 +223,7 @@ class RecordParser:
                 clear_error_messages()
                 report(position + offset, "file changed while it was read")
                 return
+            clear_error_messages()  # a warning of the header is none of the samples
             header = self._header(position + offset)
             channel_id = select(header)
             if channel_id is not None and offset >= one_by_one:

@@ -76,7 +76,8 @@ class SeedLinkSource:
         self._on_event = on_event
         self._clock = clock
         self._sleep = sleep
-        self._backoff = Backoff(settings.backoff_s, settings.backoff_max_s, rng=rng)
+        # The settings are means; the back-off takes limits, of which a wait is half on average.
+        self._backoff = Backoff(2 * settings.backoff_s, 2 * settings.backoff_max_s, rng=rng)
         self._selection = Selection(settings.stations)
         self._decoder = PayloadDecoder(self._selection.wants)
         self._trails: dict[str, StationTrail] = {}

@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from monitor.clock import HostClock
+from monitor.commands.common import EXIT_FAILED, EXIT_MODEL, EXIT_TEMPORARY, EXIT_USAGE, fail
 from monitor.config import ConfigError, read_settings, state_directory
 from monitor.logs import Redaction, set_up
 from monitor.model import Model, ModelError
@@ -16,8 +16,6 @@ from monitor.sdnotify import Notifier
 from monitor.settings import Settings
 from monitor.state import StateError, read_state
 from monitor.thresholds import ThresholdError, threshold_for
-
-EXIT_FAILED, EXIT_USAGE, EXIT_MODEL, EXIT_TEMPORARY = 1, 2, 3, 75
 
 log = logging.getLogger("monitor")
 
@@ -41,7 +39,7 @@ def run(
     try:
         settings = read_settings(config)
     except ConfigError as error:
-        _fail(str(error), EXIT_USAGE)
+        fail(str(error), EXIT_USAGE)
     metrics = Metrics()
     redaction = Redaction()
     set_up(settings.log, redaction=redaction, on_record=metrics.log)
@@ -52,16 +50,16 @@ def run(
             raise ModelError(f"{model.path}: {'; '.join(differences)}")
         threshold_for(settings.detector, model.metadata)
     except ModelError as error:
-        _fail(str(error), EXIT_MODEL)
+        fail(str(error), EXIT_MODEL)
     except ThresholdError as error:
-        _fail(f"{config or 'settings'}: [detector] {error}", EXIT_USAGE)
+        fail(f"{config or 'settings'}: [detector] {error}", EXIT_USAGE)
     if not settings.seedlink:
-        _fail(f"{config or 'settings'}: no [[seedlink]] server is set; accepted: at least one", EXIT_USAGE)
+        fail(f"{config or 'settings'}: no [[seedlink]] server is set; accepted: at least one", EXIT_USAGE)
     directory = state_directory(settings)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        _fail(f"[state] directory {directory}: cannot be made: {error.strerror}", EXIT_FAILED)
+        fail(f"[state] directory {directory}: cannot be made: {error.strerror}", EXIT_FAILED)
     saved = None
     try:
         saved = read_state(directory)
@@ -94,14 +92,9 @@ def run(
     try:
         asyncio.run(serve())
     except OutboxBusyError as error:
-        _fail(str(error), EXIT_TEMPORARY)
+        fail(str(error), EXIT_TEMPORARY)
     except OSError as error:
         if settings.http.port is None or error.strerror is None:
             raise
         where = f"{settings.http.listen}:{settings.http.port}"
-        _fail(f"[http] cannot listen on {where}: {error.strerror}", EXIT_TEMPORARY)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"monitor: {message}", file=sys.stderr)
-    raise typer.Exit(code)
+        fail(f"[http] cannot listen on {where}: {error.strerror}", EXIT_TEMPORARY)

@@ -5,20 +5,18 @@ import contextlib
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
+from monitor.commands.common import EXIT_FAILED, EXIT_USAGE, fail
 from monitor.playback.faults import NEVER, Faults, When, parse_when
 from monitor.playback.protocol import Access
 from monitor.playback.recording import NoDataError, Recording
 from monitor.playback.server import PlaybackServer, PlaybackSettings, tls_context
-from monitor.replay import station_filter
 from monitor.sources.problems import Problem
+from monitor.stations import station_filter
 from monitor.timebase import format_time
-
-EXIT_FAILED = 1
-EXIT_USAGE = 2
 
 _FAULTS = "Faults on request (WHEN: 50,80 or every:20 or 1%)"
 
@@ -27,11 +25,6 @@ def _fault(text: str) -> typer.models.OptionInfo:
     option = typer.Option(metavar="WHEN", help=text, rich_help_panel=_FAULTS)
     assert isinstance(option, typer.models.OptionInfo)
     return option
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"monitor: {message}", file=sys.stderr)
-    raise typer.Exit(code)
 
 
 def serve(
@@ -103,9 +96,9 @@ def serve(
     0 done, 1 nothing to play or cannot listen, 2 wrong usage.
     """
     if once and loop:
-        _fail("--once and --loop exclude each other", EXIT_USAGE)
+        fail("--once and --loop exclude each other", EXIT_USAGE)
     if tls_key is not None and tls_cert is None:
-        _fail("--tls-key needs --tls-cert", EXIT_USAGE)
+        fail("--tls-key needs --tls-cert", EXIT_USAGE)
     try:
         faults = Faults(
             drop=_when("drop", drop),
@@ -143,21 +136,21 @@ def serve(
             faults=faults,
         )
     except ValueError as error:
-        _fail(str(error), EXIT_USAGE)
+        fail(str(error), EXIT_USAGE)
     except OSError as error:
-        _fail(f"--tls-cert, --tls-key: {error.strerror or error}", EXIT_USAGE)
+        fail(f"--tls-cert, --tls-key: {error.strerror or error}", EXIT_USAGE)
     recording = _recording(files, [part for option in stations or [] for part in option.split(",") if part])
     try:
         asyncio.run(_serve(recording, settings, host=host, port=port, once=once))
     except (OSError, ValueError) as error:  # a file that has gone, or what cannot be sent as miniSEED
-        _fail(str(error), EXIT_FAILED)
+        fail(str(error), EXIT_FAILED)
 
 
 def _when(name: str, text: str | None) -> When:
     try:
         return NEVER if text is None else parse_when(text)
     except ValueError as error:
-        _fail(f"--{name}: {error}", EXIT_USAGE)
+        fail(f"--{name}: {error}", EXIT_USAGE)
 
 
 def _user(text: str) -> tuple[str, str]:
@@ -175,9 +168,9 @@ def _recording(files: list[str], patterns: list[str]) -> Recording:
         recording = Recording.from_files(files, select=station_filter(patterns), on_problem=on_problem)
         next(recording.packets(1.0))
     except NoDataError as error:
-        _fail(f"{error}{': nothing matches --stations' if patterns else ''}", EXIT_FAILED)
+        fail(f"{error}{': nothing matches --stations' if patterns else ''}", EXIT_FAILED)
     except ValueError as error:
-        _fail(str(error), EXIT_FAILED)
+        fail(str(error), EXIT_FAILED)
     return recording
 
 
@@ -197,7 +190,7 @@ async def _serve(recording: Recording, settings: PlaybackSettings, *, host: str,
         try:
             await stack.enter_async_context(server)
         except OSError as error:
-            _fail(f"cannot listen on {host} port {port}: {error.strerror or error}", EXIT_FAILED)
+            fail(f"cannot listen on {host} port {port}: {error.strerror or error}", EXIT_FAILED)
         print("\n".join(_about(recording, settings, host=host, port=server.port)), flush=True)
         if once:
             await server.wait_until(lambda: stopped or server.finished)

@@ -1,0 +1,91 @@
+"""`monitor model`: what the model is, whether it runs here, and how fast."""
+
+from typing import Annotated
+
+import msgspec
+import typer
+
+from monitor.commands.common import EXIT_FAILED, EXIT_MODEL, ConfigOption, ModelOption, fail, model_of, settings_of
+
+app = typer.Typer(help="What the model is, whether it runs here, and how fast.", no_args_is_help=True)
+
+
+@app.command("info")
+def model_info(
+    config: ConfigOption = None,
+    model: ModelOption = None,
+    calibration: Annotated[
+        bool, typer.Option("--calibration", help="False alarms per day against threshold, on held-out noise.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The metadata as JSON.")] = False,
+) -> None:
+    """Say what the model is."""
+    loaded = model_of(settings_of(config, model))
+    about = loaded.metadata
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(about)).decode())
+        return
+    if calibration:
+        if about.calibration is None:
+            fail(f"{loaded.path}: this model has no calibration", EXIT_FAILED)
+        table = about.calibration
+        print(f"False alarms on {table.station_hours:.1f} station-hours of held-out noise")
+        print("threshold  per station-day")
+        for value, rate in zip(table.thresholds, table.false_alarms_per_day, strict=True):
+            print(f"{value:9.4f}  {rate:15.2f}")
+        return
+    problems = loaded.accelerator_problems()
+    spectrogram = about.spectrogram
+    rows = {
+        "file": str(loaded.path),
+        "name": f"{about.name} {about.version}",
+        "sha256": loaded.ref.sha256,
+        "size": f"{loaded.size_bytes:,} bytes",
+        "parameters": f"{loaded.parameters():,}",
+        "kind": about.kind,
+        "input": (
+            f"{spectrogram.n_freq} bins, {spectrogram.frequencies_hz[0]:.2f} to "
+            f"{spectrogram.frequencies_hz[-1]:.2f} Hz, every {spectrogram.frame_interval_s:g} s, "
+            f"components {''.join(about.components)}, {spectrogram.sampling_rate} Hz"
+        ),
+        "output": f"{', '.join(about.labels)} every {about.output_stride * spectrogram.frame_interval_s:g} s",
+        "looks back": f"{about.context_frames * spectrogram.frame_interval_s:.1f} s",
+        "looks ahead": (
+            f"{about.look_ahead_frames * spectrogram.frame_interval_s:.1f} s, "
+            f"and half a frame of {spectrogram.nperseg / spectrogram.sampling_rate:.2f} s"
+        ),
+        "threshold": f"{about.threshold:.4f}",
+        "training data": about.training_fingerprint,
+        "operators": ", ".join(f"{name} {count}" for name, count in sorted(loaded.operators().items())),
+        "Edge TPU": "every operator can be mapped" if not problems else f"not mapped: {', '.join(problems)}",
+    }
+    for name, text in rows.items():
+        print(f"{name:14s}{text}")
+
+
+@app.command("verify")
+def model_verify(config: ConfigOption = None, model: ModelOption = None) -> None:
+    """Check that the model runs here and gives its reference answers."""
+    loaded = model_of(settings_of(config, model))
+    differences = loaded.verify()
+    if differences:
+        fail(f"{loaded.path}: {'; '.join(differences)}", EXIT_MODEL)
+    print(f"{loaded.path}: runs here and gives its reference answers")
+
+
+@app.command("bench")
+def model_bench(
+    config: ConfigOption = None,
+    model: ModelOption = None,
+    repeats: Annotated[int, typer.Option(min=1, max=100_000, help="Inferences of each kind.")] = 100,
+) -> None:
+    """Time inference on this machine, one thread."""
+    loaded = model_of(settings_of(config, model))
+    interval_s = loaded.metadata.output_stride * loaded.metadata.spectrogram.frame_interval_s
+    for name, n_outputs in (("one output, as live", 1), ("five minutes, as in replay", round(300 / interval_s))):
+        seconds = sorted(loaded.bench(n_outputs, repeats=repeats if n_outputs == 1 else max(1, repeats // 10)))
+        median = seconds[len(seconds) // 2]
+        print(
+            f"{name:28s}median {1000 * median:8.3f} ms  fastest {1000 * seconds[0]:8.3f} ms  "
+            f"slowest {1000 * seconds[-1]:8.3f} ms  {n_outputs * interval_s / median:10,.0f} times real time"
+        )
