@@ -20,7 +20,7 @@ _COMMANDS = {
     "replay": _Command("monitor.commands.replay", "Find earthquakes in recordings."),
     "run": _Command("monitor.commands.run", "Listen to seismometers and say when there is an earthquake: the service."),
     "check": _Command("monitor.commands.check", "Say everything that is wrong with the settings."),
-    "streams": _Command("monitor.streams_cli", "List what a SeedLink server has."),
+    "streams": _Command("monitor.commands.streams", "List what a SeedLink server has."),
     "serve": _Command("monitor.commands.serve", "Play recordings as a SeedLink server."),
     "model": _Command("monitor.commands.model", "What the model is, whether it runs here, and how fast."),
 }

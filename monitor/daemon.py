@@ -14,7 +14,7 @@ import contextlib
 import logging
 import platform
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
@@ -23,31 +23,24 @@ from typing import TypeVar
 
 import msgspec
 
+from monitor.broker import Broker
 from monitor.clock import Clock
-from monitor.delivery import detection_messages
 from monitor.engine import Engine
-from monitor.health import broker_health, data_health, status_line
 from monitor.http import Health, HttpServer, Routes, health_handler, metrics_handler
 from monitor.logs import report_suppressed
-from monitor.messages import Status, station_quality
 from monitor.metrics import Metrics
 from monitor.model import Model
-from monitor.outbox import OutboxError
-from monitor.outbox_message import OutboxMessage
-from monitor.outbox_thread import OutboxThread
+from monitor.outlook import Outlook
 from monitor.packetqueue import PacketQueue
-from monitor.publisher import Publisher, PublisherEvent
-from monitor.quality import QualityReport
 from monitor.records import Detection, Packet
 from monitor.sdnotify import Notifier, Watchdog
 from monitor.settings import SeedLinkSettings, Settings
-from monitor.sources.seedlink import Position, SeedLinkSource, SourceEvent
+from monitor.sources.seedlink import Position, SeedLinkSource
 from monitor.sources.seedlink_request import Selection
 from monitor.state import SavedState, StateError, write_state
 from monitor.stations import StationGroup
-from monitor.tell import tell_broker, tell_detection, tell_source
-from monitor.timebase import NS_PER_SECOND, format_time
-from monitor.topics import Topics, default_client_id
+from monitor.tell import tell_detection
+from monitor.timebase import NS_PER_SECOND
 
 # Packets judged in one go: some milliseconds each, so that the next live one never waits long.
 _BATCH = 32
@@ -56,9 +49,8 @@ _HOUSEKEEPING_S = 1.0
 _LOOK_S = 10.0
 # A task that has not moved for so long hangs.
 _TASK_LIMIT_S = 60.0
-# After the request to stop: for what was received, and for the broker to take what is waiting.
+# After the request to stop, for what was received.
 _DRAIN_S = 20.0
-_FLUSH_S = 5.0
 # Without a known interval the watchdog is asked as often.
 _WATCHDOG_NS = 30 * NS_PER_SECOND
 
@@ -108,22 +100,31 @@ class Service:
         )
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._deciding = asyncio.Lock()
-        self._groups: dict[str, StationGroup] = {}
         self._new_groups: list[StationGroup] | None = None
-        self._reports: list[QualityReport] = []
-        self._outbox: OutboxThread | None = None
-        self._publisher: Publisher | None = None
-        self._topics: Topics | None = None
+        self._broker: Broker | None = None
+        if parts.settings.mqtt.host is not None:
+            self._broker = Broker(
+                parts.settings,
+                directory=parts.directory,
+                model=parts.model.ref,
+                clock=parts.clock,
+                metrics=parts.metrics,
+            )
+        self._outlook = Outlook(
+            parts.metrics,
+            clock=parts.clock,
+            broker=self._broker,
+            model=parts.model.ref,
+            silent_s=parts.settings.quality.dead_after_s,
+            settings=parts.settings.mqtt,
+        )
         self._http: HttpServer | None = None
         self._sources: dict[str, tuple[SeedLinkSettings, asyncio.Task[None]]] = {}
-        self._connected: dict[str, str | None] = {}
         self._saved_positions = [] if parts.saved is None else parts.saved.positions
-        self._last_packet_ns: int | None = None
-        self._last_saved_ns = self._last_look_ns = self._last_quality_ns = 0
+        self._last_saved_ns = self._last_look_ns = 0
         self._stop, self._reload = asyncio.Event(), asyncio.Event()
         interval_ns = parts.notifier.watchdog_ns or _WATCHDOG_NS
         self._watchdog = Watchdog(interval_ns, now_ns=self._clock.monotonic_ns())
-        self._started = format_time(self._clock.now_ns())
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -147,8 +148,11 @@ class Service:
         self._metrics.model(self._parts.model.ref)
         self._metrics.add_queue("packets")
         await self._open_http()
-        await self._open_broker()
-        self._take_groups(self._engine.groups)
+        if self._broker is not None:
+            await self._broker.open()
+        else:
+            log.warning("no broker is set ([mqtt] host): detections are only logged")
+        self._outlook.follow(self._engine.groups)
         loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as undo:
             for number, event in (
@@ -170,12 +174,12 @@ class Service:
         for name in ("process", "housekeeping"):
             self._watchdog.watch(name, limit_s=_TASK_LIMIT_S, now_ns=now)
         http = group.create_task(self._http.run(), name="http") if self._http is not None else None
-        publish = group.create_task(self._publisher.run(), name="publish") if self._publisher is not None else None
+        publish = group.create_task(self._broker.run(), name="publish") if self._broker is not None else None
         process = group.create_task(self._process(), name="process")
         housekeeping = group.create_task(self._keep_house(), name="housekeeping")
         reloading = group.create_task(self._reload_when_asked(group), name="reload")
         self._follow_servers(group, self._settings.seedlink)
-        self._notifier.ready(self._status_line())
+        self._notifier.ready(self._outlook.line())
         log.info("listening to %s", ", ".join(self._sources) or "nothing: no [[seedlink]] server is set")
         await self._stop.wait()
 
@@ -190,10 +194,8 @@ class Service:
                     for first in range(0, len(rest), _BATCH):
                         await self._judge(rest[first : first + _BATCH])
         await self._save()
-        if self._publisher is not None and publish is not None:
-            if not await self._publisher.flush(_FLUSH_S):
-                log.warning("the broker did not take everything; the rest is sent after the next start")
-            self._publisher.stop()
+        if self._broker is not None and publish is not None:
+            await self._broker.stop()
             await asyncio.wait([publish])
         for ended in (housekeeping, http):
             if ended is not None:
@@ -206,56 +208,30 @@ class Service:
         routes = Routes()
         routes.add("/metrics", metrics_handler(self._metrics.exposition))
         routes.add("/healthz", health_handler(self._alive))
-        routes.add("/readyz", health_handler(self._ready))
+        routes.add("/readyz", health_handler(self._outlook.ready))
         self._http = HttpServer(routes, host=settings.listen, port=settings.port)
         await self._http.bind()
         for host, port in self._http.addresses:
             log.info("metrics and health on http://%s:%d", host if ":" not in host else f"[{host}]", port)
 
-    async def _open_broker(self) -> None:
-        settings = self._settings.mqtt
-        if settings.host is None:
-            log.warning("no broker is set ([mqtt] host): detections are only logged")
-            return
-        client_id = settings.client_id or default_client_id(platform.node())
-        self._topics = Topics(settings.root, client_id, settings.home_assistant_prefix)
-        self._outbox = OutboxThread(
-            self._parts.directory / "outbox.sqlite",
-            self._settings.outbox,
-            clock=self._clock.now_ns,
-            on_notice=lambda text: log.error("%s", text),
-        )
-        await self._outbox.open()
-        self._publisher = Publisher(
-            settings,
-            topics=self._topics,
-            outbox=self._outbox,
-            status=self._status(),
-            on_event=self._on_publisher,
-            lateness_s=self._settings.live.lateness_s,
-            clock=self._clock.now_ns,
-        )
-
     async def _close(self) -> None:
-        if self._outbox is not None:
-            await self._outbox.close()
+        if self._broker is not None:
+            await self._broker.close()
         self._thread.shutdown(wait=True)
 
     # -- data --------------------------------------------------------------------------------------------------------
 
     def _follow_servers(self, group: asyncio.TaskGroup, servers: Sequence[SeedLinkSettings]) -> None:
         for server in servers:
-            self._metrics.add_server(server.label)
-            self._connected[server.label] = None
+            self._outlook.add_server(server.label)
             source = SeedLinkSource(
-                server, positions=self._positions, on_event=self._on_source, clock=self._clock.now_ns
+                server, positions=self._positions, on_event=self._outlook.on_source, clock=self._clock.now_ns
             )
             task = group.create_task(source.run(self._put), name=f"source {server.label}")
             self._sources[server.label] = (server, task)
 
     async def _put(self, packet: Packet) -> None:
-        self._metrics.packet(packet)
-        self._last_packet_ns = packet.received_ns
+        self._outlook.packet(packet)
         await self._queue.put(packet)
 
     async def _process(self) -> None:
@@ -282,24 +258,16 @@ class Service:
         result = await asyncio.get_running_loop().run_in_executor(self._thread, what)
         if self._new_groups is not None:
             groups, self._new_groups = self._new_groups, None
-            self._take_groups(groups)
+            self._outlook.follow(groups)
         return result
 
-    async def _tell(self, detections: Iterable[Detection]) -> None:
+    async def _tell(self, detections: Sequence[Detection]) -> None:
         """Put detections where they cannot be lost; under the lock, so that what is saved is behind them."""
-        messages: list[OutboxMessage] = []
         for detection in detections:
             self._metrics.detection(detection)
             tell_detection(log, detection)
-            if self._topics is not None:
-                messages += detection_messages(
-                    detection, topics=self._topics, settings=self._settings.mqtt, now_ns=self._clock.now_ns()
-                )
-        if messages and self._publisher is not None:
-            try:
-                await self._publisher.put(messages)
-            except OutboxError as error:
-                log.error("%s", error)
+        if self._broker is not None:
+            await self._broker.put(detections)
 
     # -- the passing of time -----------------------------------------------------------------------------------------
 
@@ -311,51 +279,22 @@ class Service:
             now = self._clock.now_ns()
             if now - self._last_look_ns >= _LOOK_S * NS_PER_SECOND or now < self._last_look_ns:
                 self._last_look_ns = now
-                await self._look()
+                async with self._deciding:
+                    looks = await self._decide(self._engine.look)
+                self._outlook.look(looks)
+                self._notifier.status(self._outlook.line())
             since_ns = now - self._last_saved_ns
             if since_ns >= self._settings.state.save_interval_s * NS_PER_SECOND or since_ns < 0:
                 await self._save()
-            self._measure()
+            self._outlook.measure(self._engine.happened(), queued=len(self._queue))
             report_suppressed()
             monotonic = self._clock.monotonic_ns()
             self._watchdog.beat("housekeeping", monotonic)
             if self._watchdog.due(monotonic):
                 self._notifier.watchdog()
 
-    async def _look(self) -> None:
-        """Quality of each channel: to the metrics, and to the broker where it is due or something changed."""
-        async with self._deciding:
-            looks = await self._decide(self._engine.look)
-        before = {report.seed_id: report.state for report in self._reports}
-        self._reports = reports = [look.report for look in looks]
-        for look in looks:
-            if look.counts is None:
-                continue  # nothing follows it yet: no series either
-            self._metrics.quality(look.channel_id, look.report)
-            self._metrics.channel_counts(look.channel_id, look.counts)
-            self._metrics.ring_fill(look.channel_id, look.ring_fill)
-        changed = {r.station for r in reports if before.get(r.seed_id) != r.state}
-        for report in reports:
-            if report.seed_id in before and before[report.seed_id] != report.state:
-                if report.usable:
-                    log.info("%s: ok again", report.seed_id)
-                else:
-                    log.warning("%s: %s: %s", report.seed_id, report.state, "; ".join(report.reasons))
-        now = self._clock.now_ns()
-        due = now - self._last_quality_ns >= self._settings.mqtt.quality_interval_s * NS_PER_SECOND
-        if due:
-            self._last_quality_ns = now
-        if self._publisher is not None and self._topics is not None:
-            for station in sorted({r.station for r in reports} if due else changed):
-                of_station = [r for r in reports if r.station == station]
-                payload = msgspec.json.encode(station_quality(station, of_station, time_ns=now))
-                self._publisher.put_latest(
-                    OutboxMessage(topic=self._topics.quality(station), payload=payload, created_ns=now, retain=True)
-                )
-        self._notifier.status(self._status_line())
-
     async def _save(self) -> None:
-        if self._outbox is not None and self._outbox.stats.problem is not None:
+        if self._broker is not None and not self._broker.is_durable:
             return  # what is only in memory must be found again after a crash
         async with self._deciding:
             state = await self._decide(self._engine.saved)
@@ -367,52 +306,14 @@ class Service:
         else:
             self._metrics.state_saved()
 
-    def _measure(self) -> None:
-        happened = self._engine.happened()
-        for irregular, count in happened.irregular.items():
-            for _ in range(count):
-                self._metrics.irregular_packet(irregular.server, irregular.reason)
-        for judged in happened.judged:
-            self._metrics.inference(judged.station_id, frames=judged.frames, seconds=judged.seconds)
-        self._metrics.queue("packets", len(self._queue))
-        self._metrics.clock(self._clock.discipline())
-        if self._outbox is not None:
-            stats = self._outbox.stats
-            self._metrics.outbox(
-                depth=stats.depth,
-                held=stats.held,
-                nbytes=stats.nbytes,
-                oldest_ns=stats.oldest_ns,
-                dropped={str(reason): total for reason, total in stats.dropped.items()},
-            )
-
     # -- what others say ---------------------------------------------------------------------------------------------
 
     def _positions(self) -> list[Position]:
         # As they were last saved: for what was received since, the source knows better.
         return [Position(p.station, p.server, p.sequence, p.time_ns) for p in self._saved_positions]
 
-    def _on_source(self, event: SourceEvent) -> None:
-        self._connected.update(tell_source(log, self._metrics, event))
-
-    def _on_publisher(self, event: PublisherEvent) -> None:
-        tell_broker(log, self._metrics, event)
-
     def _on_instruments(self, groups: list[StationGroup]) -> None:
         self._new_groups = groups  # taken up in the event loop's thread
-
-    def _take_groups(self, groups: list[StationGroup]) -> None:
-        new = {group.name: group for group in groups}
-        for name, group in self._groups.items():
-            if new.get(name) != group:
-                self._metrics.remove_station(group)
-        for name, group in new.items():
-            if self._groups.get(name) != group:
-                self._metrics.add_station(group)
-                log.info("%s: following %s", group.station_id, ", ".join(group.seed_ids))
-        self._groups = new
-        if self._publisher is not None:
-            self._publisher.set_status(self._status())
 
     async def _reload_when_asked(self, group: asyncio.TaskGroup) -> None:
         while True:
@@ -425,7 +326,7 @@ class Service:
             else:
                 await self._take_settings(group, settings)
             self._metrics.reloaded(ok=settings is not None)
-            self._notifier.ready(self._status_line())
+            self._notifier.ready(self._outlook.line())
 
     async def _take_settings(self, group: asyncio.TaskGroup, settings: Settings) -> None:
         before, self._settings = self._settings, settings
@@ -440,8 +341,8 @@ class Service:
                 continue
             task.cancel()
             await asyncio.wait([task])
-            del self._sources[label], self._connected[label]
-            self._metrics.remove_server(label)
+            del self._sources[label]
+            self._outlook.remove_server(label)
         self._follow_servers(group, list(servers.values()))
         selections = [Selection(server.stations) for server in settings.seedlink]
 
@@ -454,41 +355,9 @@ class Service:
 
     # -- how it is ---------------------------------------------------------------------------------------------------
 
-    def _status(self) -> Status:
-        return Status(
-            state="online",
-            reason=None,
-            client=self._settings.mqtt.client_id or default_client_id(platform.node()),
-            version=metadata.version("seismic-monitor"),
-            model=self._parts.model.ref,
-            stations=sorted({group.station_id for group in self._groups.values()}),
-            since=None,
-            started=self._started,
-        )
-
     def _alive(self) -> dict[str, Health]:
         late = self._watchdog.late(self._clock.monotonic_ns())
         return {
             name: Health(name not in late, f"stuck for {late[name]:.0f} s" if name in late else "runs")
             for name in ("process", "housekeeping")
         }
-
-    def _ready(self) -> dict[str, Health]:
-        return {
-            "model": Health(True, f"{self._parts.model.ref.name} {self._parts.model.ref.version} is loaded"),
-            "data": data_health(
-                self._last_packet_ns,
-                self._clock.now_ns(),
-                limit_s=self._settings.quality.dead_after_s,
-                servers=self._connected,
-            ),
-            "broker": broker_health(self._publisher, self._outbox),
-        }
-
-    def _status_line(self) -> str:
-        return status_line(
-            stations=len({group.station_id for group in self._groups.values()}),
-            channels=len(self._reports),
-            bad=sum(not report.usable for report in self._reports),
-            health=self._ready(),
-        )

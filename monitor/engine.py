@@ -248,9 +248,9 @@ class Engine:
             # What the front of the trail brought is no longer needed.
             while len(trail) > 1 and trail[0][0] <= needed[station]:
                 trail.popleft()
-            positions.append(
-                SavedPosition(server=server, station=station, sequence=trail[0][1], time_ns=needed[station])
-            )
+            # A full trail may have lost its front: then only the time is known.
+            sequence = trail[0][1] if len(trail) < _MOST_SEQUENCES else None
+            positions.append(SavedPosition(server=server, station=station, sequence=sequence, time_ns=needed[station]))
         return positions
 
     # -- inside ------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Announce a station to Home Assistant, which then has its entities without a line of configuration.
 
-Device discovery: one retained message per station, https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload
-(Home Assistant 2024.12 or later). The entities read the topics that everybody reads; nothing is published for them alone.
+Device discovery: one retained message per station, Home Assistant 2024.12 or later,
+https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload. The entities read the topics that everybody
+reads; nothing is published for them alone.
 """
 
 from collections.abc import Sequence

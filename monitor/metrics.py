@@ -244,9 +244,9 @@ class Metrics:
             last_ns = segment.next_ns - round(NS_PER_SECOND / segment.sampling_rate)
             self._latency.put(*labels, value=(packet.received_ns - last_ns) / NS_PER_SECOND)
 
-    def irregular_packet(self, server: str, reason: str) -> None:
-        """A packet was dropped or out of the ordinary; `reason` as in `PACKET_REASONS`."""
-        self._packets_odd.rise(server, reason)
+    def irregular_packet(self, server: str, reason: str, *, count: int = 1) -> None:
+        """Packets were dropped or out of the ordinary; `reason` as in `PACKET_REASONS`."""
+        self._packets_odd.rise(server, reason, by=count)
 
     def channel_counts(self, channel_id: ChannelId, counts: ChannelCounts) -> None:
         """Take over what the pipeline has counted on a channel."""

@@ -1,5 +1,6 @@
 """The JSON Schemas of what is published."""
 
+import inspect
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -68,7 +69,7 @@ def message_schema(
 
 def _attribute_descriptions(docstring: str) -> dict[str, str]:
     # A line that is indented further goes on with the entry above it.
-    text = re.sub(r"\n {5,}", " ", docstring.partition("Attributes:")[2])
+    text = re.sub(r"\n {5,}", " ", inspect.cleandoc(docstring).partition("Attributes:")[2])
     entries = (line.strip().partition(": ") for line in text.splitlines())
     # `peak_p, peak_s: …` describes both.
     return {name.strip(): text for names, colon, text in entries if colon for name in names.split(",")}

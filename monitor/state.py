@@ -37,7 +37,7 @@ class SavedPosition(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         server: Its label.
         station: `NET.STA`.
-        sequence: Of the last packet before what is needed; null where the server has none.
+        sequence: Of the first packet that holds data from then on; null where it is not known.
         time_ns: From when on data are needed, nanoseconds since the epoch.
     """
 

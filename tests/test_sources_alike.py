@@ -154,6 +154,15 @@ def test_whatever_is_in_the_samples(at: int, byte: int, value: int, zeroed: bool
     assert runs(content, alike=True) == runs(content, alike=False)
 
 
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_warning_of_the_header_is_not_taken_for_wrong_samples(alike: bool) -> None:
+    records = make(4000)
+    for record in records:
+        record[39] = 3  # claims more blockettes than there are
+    ((_, _, _, samples),), problems = runs(b"".join(records), alike=alike)
+    assert (len(samples), problems) == (4 * 4000, [])
+
+
 @pytest.mark.parametrize("microseconds", [-50, 0, 7, 49])
 @pytest.mark.parametrize("correction", [0, 5])
 def test_blockette_1001_and_a_time_correction(microseconds: int, correction: int) -> None:

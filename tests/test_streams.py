@@ -11,13 +11,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from monitor.commands.streams import streams
 from monitor.playback.faults import Faults
 from monitor.playback.server import PlaybackServer, PlaybackSettings
 from monitor.records import ChannelId, Segment
 from monitor.settings import SeedLinkSettings
 from monitor.sources.seedlink_wire import parse_info
 from monitor.streams import StreamRow, collect_streams, parse_streams
-from monitor.streams_cli import streams
 from monitor.timebase import NS_PER_SECOND, parse_time
 from tests.seedlink_source import T0, ScriptedServer, noise
 

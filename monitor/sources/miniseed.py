@@ -223,7 +223,6 @@ class RecordParser:
                 clear_error_messages()
                 report(position + offset, "file changed while it was read")
                 return
-            clear_error_messages()  # a warning of the header is none of the samples
             header = self._header(position + offset)
             channel_id = select(header)
             if channel_id is not None and offset >= one_by_one:
@@ -262,6 +261,7 @@ class RecordParser:
 
     def _unpack_alike(self, start: Any, header: RecordHeader, alike: Alike) -> memoryview | None:
         """Decode records like the one just parsed; None when not all of them decode without a word."""
+        clear_error_messages()
         record, dtype = self._record[0], _DTYPE_OF.get(header.encoding)
         if dtype is None or clibmseed.msr3_data_bounds(record, self._bounds, self._bounds + 1) != 0:
             return None
@@ -274,13 +274,13 @@ class RecordParser:
         for npts in alike.npts.tolist():
             size = npts * dtype.itemsize
             if decode(source, bound, encoding, npts, target, size, self._sample_type, swap, record.sid, 0) != npts:
-                clear_error_messages()
                 return None
             source += length
             target += size
         return None if clear_error_messages() else memoryview(samples.data).cast("B")
 
     def _unpack(self, header: RecordHeader) -> str | None:
+        clear_error_messages()  # what was said of the header is not said of the samples
         record = self._record[0]
         npts = clibmseed.msr3_unpack_data(record, 0)
         if npts != header.npts:

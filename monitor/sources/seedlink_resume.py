@@ -29,8 +29,8 @@ class Position:
     Attributes:
         station_id: `NET.STA`.
         server: Label of the server that gave the number.
-        sequence: Number of the last packet, in that server's order, before those that are needed; None where only the
-            time is known.
+        sequence: Number of the first packet, in that server's order, that is needed, or of one before it; None where
+            only the time is known.
         time_ns: Data are needed from then on, nanoseconds since the epoch; None where only the number is known.
     """
 
@@ -176,7 +176,7 @@ def first_start(
     # with the earliest.
     sequence: int | None = None
     if own is not None and own.sequence is not None and not (shares_sequence and time_ns is not None):
-        sequence = (own.sequence + 1) % SEQUENCES[protocol]
+        sequence = own.sequence % SEQUENCES[protocol]
     if sequence is None and time_ns is None:
         return Start(None, backlog_start_ns), None
     return Start(sequence, time_ns - TIME_MARGIN_NS if time_ns is not None else None), time_ns
