@@ -275,7 +275,8 @@ class Service:
         while True:
             await asyncio.sleep(_HOUSEKEEPING_S)
             async with self._deciding:
-                await self._tell(await self._decide(self._engine.tick))
+                detections, happened = await self._decide(lambda: (self._engine.tick(), self._engine.happened()))
+                await self._tell(detections)
             now = self._clock.now_ns()
             if now - self._last_look_ns >= _LOOK_S * NS_PER_SECOND or now < self._last_look_ns:
                 self._last_look_ns = now
@@ -286,7 +287,7 @@ class Service:
             since_ns = now - self._last_saved_ns
             if since_ns >= self._settings.state.save_interval_s * NS_PER_SECOND or since_ns < 0:
                 await self._save()
-            self._outlook.measure(self._engine.happened(), queued=len(self._queue))
+            self._outlook.measure(happened, queued=len(self._queue))
             report_suppressed()
             monotonic = self._clock.monotonic_ns()
             self._watchdog.beat("housekeeping", monotonic)
