@@ -15,7 +15,7 @@ from monitor.http import Health
 from monitor.messages import Status, station_quality
 from monitor.metrics import Metrics
 from monitor.outbox import OutboxError
-from monitor.outbox_message import OutboxMessage
+from monitor.outbox_message import Key, OutboxMessage
 from monitor.outbox_thread import OutboxThread
 from monitor.publisher import Publisher
 from monitor.quality import QualityReport
@@ -95,12 +95,17 @@ class Broker:
         """Close the outbox."""
         await self._outbox.close()
 
-    async def put(self, detections: Iterable[Detection]) -> None:
-        """Put detections where they cannot be lost, and on their way."""
+    async def put(self, detections: Iterable[Detection]) -> list[Detection]:
+        """Put detections where they cannot be lost, and on their way.
+
+        Returns:
+            Those that were not told before, as they were by whoever ran before a restart.
+        """
         now = self._clock.now_ns()
+        new = [d for d in detections if not await self._outbox.already_told(Key(d.id, d.revision))]
         messages = [
             message
-            for detection in detections
+            for detection in new
             for message in detection_messages(detection, topics=self._topics, settings=self._settings, now_ns=now)
         ]
         if messages:
@@ -108,6 +113,7 @@ class Broker:
                 await self._publisher.put(messages)
             except OutboxError as error:
                 log.error("%s", error)
+        return new
 
     def put_quality(self, station_id: str, reports: Sequence[QualityReport]) -> None:
         """Tell how a station's channels are."""

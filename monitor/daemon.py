@@ -263,11 +263,11 @@ class Service:
 
     async def _tell(self, detections: Sequence[Detection]) -> None:
         """Put detections where they cannot be lost; under the lock, so that what is saved is behind them."""
+        if self._broker is not None:
+            detections = await self._broker.put(detections)
         for detection in detections:
             self._metrics.detection(detection)
             tell_detection(log, detection)
-        if self._broker is not None:
-            await self._broker.put(detections)
 
     # -- the passing of time -----------------------------------------------------------------------------------------
 

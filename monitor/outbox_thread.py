@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from monitor.outbox import Outbox, OutboxStats
-from monitor.outbox_message import OutboxMessage, Queued
+from monitor.outbox_message import Key, OutboxMessage, Queued
 from monitor.settings import OutboxSettings
 
 P = ParamSpec("P")
@@ -51,6 +51,10 @@ class OutboxThread:
     async def put_many(self, messages: Iterable[OutboxMessage]) -> int:
         """See `Outbox.put_many`."""
         return await self._call(self._opened().put_many, messages)
+
+    async def already_told(self, key: Key) -> bool:
+        """See `Outbox.already_told`."""
+        return await self._call(self._opened().already_told, key)
 
     async def next(self, limit: int, *, but: Collection[int], but_of: Collection[str]) -> list[Queued]:
         """See `Outbox.next`."""

@@ -101,7 +101,7 @@ class TestSchemas:
             assert definition["required"] == list(definition["properties"])
         root = schema["$defs"][schema["$ref"].rpartition("/")[2]]["properties"]
         for name, entry in root.items():
-            assert "$ref" in entry or entry["description"][-1] in ".;)", (name, entry)
+            assert "$ref" in entry or entry["description"][-1] in ".…", (name, entry)
 
     def test_descriptions_are_whole(self) -> None:
         properties = SCHEMAS["monitor.status/1"]()["$defs"]["Status"]["properties"]

@@ -137,7 +137,7 @@ class TestOrder:
         box.close()
         assert len(sent) == len(messages)
         for name in "abc":
-            keys = [m.key for m in sent if m.detection_id == name]
+            keys = [m.key for m in sent if m.key is not None and m.detection_id == name]
             assert keys == sorted(keys)
 
 
@@ -238,7 +238,7 @@ class TestTold:
 class TestBounds:
     def test_oldest_backfill_goes_first_then_the_oldest(self, path: Path, clock: Clock) -> None:
         with closing(Outbox(path, OutboxSettings(max_bytes=256 * 1024), clock=clock)) as outbox:
-            big = {"payload": bytes(60_000)}
+            big: dict[str, Any] = {"payload": bytes(60_000)}
             outbox.put_many([message("live1", **big), message("back1", lane="backfill", **big)])
             outbox.put_many([message("back2", lane="backfill", **big), message("live2", **big)])
             outbox.put(message("live3", **big))
@@ -294,7 +294,7 @@ class TestHeldAndDemoted:
 
     def test_held_messages_give_way_first(self, path: Path, clock: Clock) -> None:
         with closing(Outbox(path, OutboxSettings(max_bytes=256 * 1024), clock=clock)) as outbox:
-            big = {"payload": bytes(80_000)}
+            big: dict[str, Any] = {"payload": bytes(80_000)}
             outbox.put_many([message("back", lane="backfill", **big), message("refused", **big), message("c", **big)])
             outbox.hold(outbox.next(9)[0].number, "too_large")
             outbox.put(message("d", **big))
@@ -394,7 +394,7 @@ class TestDiskFails:
         with closing(Outbox(path, OutboxSettings(), clock=clock)) as outbox:
             outbox.put(message("before"))
             allow_growth(outbox, 4)
-            big = {"payload": bytes(100_000)}
+            big: dict[str, Any] = {"payload": bytes(100_000)}
             with pytest.raises(
                 OutboxError, match=r"outbox\.sqlite cannot be .*disk is full; 1 messages wait in memory"
             ):

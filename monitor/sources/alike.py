@@ -128,12 +128,13 @@ _SEQUENCE = np.isin(np.arange(256), [0, 32, *range(48, 58)])
 
 def _times(fields: npt.NDArray[Any], *, with_1001: bool) -> tuple[I64, I64, npt.NDArray[np.bool_]]:
     """Start time and number of samples of each record, and whether its time is a usual one."""
-    date, clock, counts = fields["date"].astype(np.int64), fields["clock"].astype(np.int64), fields["counts"]
+    # Converted first: numpy 1 would compute in as few bits as a field has.
+    date, clock, counts = (fields[name].astype(np.int64) for name in ("date", "clock", "counts"))
     good = ((date >= _DATE_FROM) & (date < _DATE_BEFORE)).all(axis=1)
     good &= (clock < _CLOCK_BEFORE).all(axis=1) & (counts[:, 0] < _FRACTION_BEFORE)
     days = _NEW_YEARS_DAY.take(date[:, 0] - _DATE_FROM[0], mode="wrap") + date[:, 1] - 1
     seconds = days * 86_400 + clock @ _CLOCK_SECONDS
-    starttimes_ns = seconds * NS_PER_SECOND + counts[:, 0] * np.int64(100_000)
+    starttimes_ns = seconds * NS_PER_SECOND + counts[:, 0] * 100_000
     if with_1001:
-        starttimes_ns += fields["microseconds"] * np.int64(1000)
-    return starttimes_ns, counts[:, 1].astype(np.int64), good
+        starttimes_ns += fields["microseconds"].astype(np.int64) * 1000
+    return starttimes_ns, counts[:, 1], good
