@@ -50,7 +50,7 @@ class DetectorSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only
     look_back_s: Annotated[float, within(0.0, 60.0)] = 20.0
     split_probability: Annotated[float, within(0.0, 1.0)] = 0.6
     min_split_s: Annotated[float, within(0.2, 120.0)] = 3.0
-    min_split_before_s_s: Annotated[float, within(0.2, 120.0)] = 10.0
+    min_split_before_s_s: Annotated[float, within(0.2, 120.0)] = 8.0
     max_duration_s: Annotated[float, within(5.0, 3600.0)] = 180.0
 
     def refusals(self) -> Iterable[Refusal]:
@@ -64,10 +64,14 @@ class DetectorSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only
 
 @dataclass(slots=True)
 class Event:
-    """An earthquake as the probabilities show it; steps are absolute output indices."""
+    """An earthquake as the probabilities show it; steps are absolute output indices.
+
+    `onset_is_s`: no P was seen, and the S arrival is where it begins.
+    """
 
     trigger_step: int
     first_step: int
+    onset_is_s: bool = False
     p_step: int | None = None
     p_probability: float = 0.0
     s_step: int | None = None
@@ -79,8 +83,10 @@ class Event:
 
     @property
     def onset_step(self) -> int:
-        """The P arrival, or the first step of the rise where there is none."""
-        return self.first_step if self.p_step is None else self.p_step
+        """The P arrival; without one the S arrival that began it, or the first step of the rise."""
+        if self.p_step is not None:
+            return self.p_step
+        return self.s_step if self.onset_is_s and self.s_step is not None else self.first_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,13 +221,17 @@ class Detector:
         event.steps_above += score >= self.threshold
         changed = False
         # The P label is narrow: the trigger can come while its probability still rises.
-        likelier = p > event.p_probability and p >= self.settings.p_probability
+        likelier = p > event.p_probability and p >= self.settings.p_probability and not event.onset_is_s
         if likelier and (step - event.trigger_step) * self._step_s <= 1.0:
             changed = True
             event.p_step, event.p_probability = step, p
             if event.s_step is not None and (event.s_step - step) * self._step_s < _LEAST_S_MINUS_P_S:
                 event.s_step, event.s_probability = None, 0.0
-        elif s > max(event.s_probability, self.settings.s_probability) and since_p >= _LEAST_S_MINUS_P_S:
+        elif (
+            s > max(event.s_probability, self.settings.s_probability)
+            and since_p >= _LEAST_S_MINUS_P_S
+            and not event.onset_is_s
+        ):
             event.s_step, event.s_probability = step, s
         if event.s_step is not None and step - event.s_step == self._steps(0.6) and not self._told_s:
             self._told_s = changed = True
@@ -249,6 +259,9 @@ class Detector:
         if at < 3:
             return False
         before, early, peak, now = self._rows[at - 3 : at + 1, 1].tolist()
+        # As sure as any detection has to be.
+        if self._rows[at - 1 : at + 1, 0].max() < self.threshold:
+            return False
         return bool(peak >= self.settings.split_probability and now <= peak and peak > max(before, early))
 
     def _begin(self, step: int, *, new_p: bool = False) -> Change:
@@ -268,16 +281,27 @@ class Detector:
             if p[best] >= least:
                 event.p_step, event.p_probability = begin + best, float(p[best])
                 break
+        self._tell_s_from_p(event, step)
         score = self._since(first, step)[:, 0]
         event.peak = float(score.max())
         event.steps_above = int((score >= self.threshold).sum())
         event.steps_judged = int(self._judged[first - self._first : step + 1 - self._first].sum())
         since = max(event.onset_step + self._steps(_LEAST_S_MINUS_P_S), self._first)
         s = self._since(since, step)[:, 2]
-        if len(s) and s.max() > settings.s_probability:
+        if len(s) and s.max() > settings.s_probability and not event.onset_is_s:
             event.s_step, event.s_probability = since + int(np.argmax(s)), float(s.max())
         self._event, self._quiet, self._told_s = event, 0, event.s_step is not None
         return Change("new", step, replace(event))
+
+    def _tell_s_from_p(self, event: Event, step: int) -> None:
+        """Where an S is likelier at what was taken for the P, the P was not seen."""
+        if event.p_step is None:
+            return
+        begin = max(self._first, self._taken_until, step - self._depth, event.p_step - 1)
+        s = self._since(begin, min(step, event.p_step + 1))[:, 2]
+        if s.max() > max(event.p_probability, self.settings.s_probability):
+            event.onset_is_s, event.s_step, event.s_probability = True, begin + int(np.argmax(s)), float(s.max())
+            event.p_step, event.p_probability = None, 0.0
 
     def _since(self, first: int, step: int) -> F32:
         """The outputs from `first` to `step`, both included."""

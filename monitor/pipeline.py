@@ -380,7 +380,7 @@ class StationPipeline:
             self._rows,
             params,
             onset_sample=self.spoken_sample(event.onset_step),
-            s_sample=None if event.s_step is None else self.spoken_sample(event.s_step),
+            s_sample=None if event.s_step is None or event.onset_is_s else self.spoken_sample(event.s_step),
             end_sample=self.spoken_sample(event.last_active_step),
             until=decided + 1,
         )
@@ -412,8 +412,8 @@ class StationPipeline:
             onset=format_time(found.onset_ns),
             onset_uncertainty_s=round(found.onset_uncertainty_s, 3),
             end=format_time(end_ns) if state == "final" else None,
-            phase="P" if event.p_step is not None else "unknown",
-            s_onset=None if found.s_onset_ns is None else format_time(found.s_onset_ns),
+            phase="P" if event.p_step is not None else "S" if event.onset_is_s else "unknown",
+            s_onset=format_time(found.onset_ns) if event.onset_is_s else _time_or_none(found.s_onset_ns),
             probability=round(event.peak, 4),
             snr_db=None if found.snr_db is None else round(found.snr_db, 1),
             peak_counts=found.peak_counts,
@@ -444,6 +444,10 @@ class StationPipeline:
         moment = format_time(self._sample_ns(self.spoken_sample(trigger_step)), digits=1)
         stamp = "".join(ch for ch in moment if ch.isdigit() or ch in "T.")
         return f"{self.group.station_id}-{stamp}-{hashlib.sha256(text).hexdigest()[:8]}"
+
+
+def _time_or_none(time_ns: int | None) -> str | None:
+    return None if time_ns is None else format_time(time_ns)
 
 
 def _silence_frames(model: Model, settings: DetectorSettings) -> int:
