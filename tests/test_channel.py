@@ -247,6 +247,19 @@ def test_constant_data_are_not_real_after_two_seconds(value: int, dtype: type[An
     assert channel.counts.flat_samples == 2000 - limit
 
 
+@given(
+    lengths=st.lists(st.sampled_from([1, 1, 2, 5, 90, 99, 100, 101, 150, 198, 199, 200, 201, 202, 350]), max_size=12),
+    cuts=st.lists(st.integers(0, 3000), max_size=4),
+)
+def test_flat_is_what_repeats_too_often_however_it_is_cut(lengths: list[int], cuts: list[int]) -> None:
+    samples = np.repeat(np.arange(len(lengths) + 1, dtype=np.int32), [*lengths, 1])
+    channel = channel_of(*cut(segment(samples), cuts))
+    limit = round(FLAT_S * 100)
+    expected = np.concatenate([np.arange(length) < limit for length in (*lengths, 1)])
+    assert channel.counts.flat_samples == int((~expected).sum())
+    assert held(channel, 0, len(samples))[1].tolist() == expected.tolist()
+
+
 def test_data_are_real_again_as_soon_as_they_change() -> None:
     samples = noise(1500)
     samples[400:900] = samples[400]

@@ -10,7 +10,8 @@ from pymseed import DataEncoding, MS3Record
 from monitor.detector import DetectorSettings
 from monitor.model import Model
 from monitor.records import Detection
-from monitor.replay import Envelope, Replay, station_filter
+from monitor.replay import Envelope, Replay
+from monitor.stations import station_filter
 from monitor.sources.files import FileSource
 from monitor.timebase import NS_PER_SECOND
 from tests.waveforms import T0, earthquake, segments

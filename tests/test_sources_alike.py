@@ -86,15 +86,20 @@ def runs(content: bytes, *, alike: bool) -> tuple[list[tuple[Any, ...]], list[tu
     ], problems
 
 
-def test_most_records_are_not_parsed_one_by_one() -> None:
-    content = b"".join(make(60_000))
+def given_at_once(content: bytes) -> int:
+    """How many records are not parsed one by one."""
 
     def read_at(offset: int, size: int) -> bytes:
         return content[offset : offset + size]
 
-    given = list(RecordParser().headers(read_at, len(content), lambda *_: None, alike=True))
-    assert len(given) <= 3
-    assert sum(len(header.alike.npts) for header in given if header.alike) == len(content) // LENGTH
+    given = RecordParser().headers(read_at, len(content), lambda *_: None, alike=True)
+    return sum(len(header.alike.npts) for header in given if header.alike)
+
+
+@pytest.mark.parametrize("length", [256, 512, 4096])
+def test_most_records_are_not_parsed_one_by_one(length: int) -> None:
+    content = b"".join(make(60_000, length=length))
+    assert given_at_once(content) == len(content) // length
 
 
 @pytest.mark.parametrize("version", [2, 3])
@@ -167,17 +172,30 @@ def test_a_warning_of_the_header_is_not_taken_for_wrong_samples(alike: bool) -> 
 @pytest.mark.parametrize("correction", [0, 5])
 def test_blockette_1001_and_a_time_correction(microseconds: int, correction: int) -> None:
     records = make(4000)
-    for record in records:
+    for number, record in enumerate(records):
         record[39] = 2
         record[50:52] = (56).to_bytes(2, "big")
         record[56:60] = (1001).to_bytes(2, "big") + bytes(2)
-        record[60:64] = bytes([100, microseconds % 256, 0, 3])
+        record[60:64] = bytes([100, (microseconds - number) % 256, 0, 3])
         record[40:44] = correction.to_bytes(4, "big")
     content = b"".join(records)
     found, problems = headers(content, alike=True)
     assert (found, problems) == headers(content, alike=False)
     assert problems == []
-    assert {header.starttime_ns // 1000 % 100 for header in found} == {microseconds % 100}
+    ends = [header.starttime_ns // 1000 % 100 for header in found]
+    assert ends == [(microseconds - number) % 100 for number in range(len(records))]
+    assert given_at_once(content) == (len(records) if not correction else 0)
+
+
+@pytest.mark.parametrize("npts", [0, 1, 2 * LENGTH, 2 * LENGTH + 1, 65_535])
+def test_a_record_that_claims_too_many_samples_or_none(npts: int) -> None:
+    records = make(8000)
+    records[12][30:32] = npts.to_bytes(2, "big")
+    content = b"".join(records)
+    assert headers(content, alike=True) == headers(content, alike=False)
+    assert runs(content, alike=True) == runs(content, alike=False)
+    usual = 0 < npts <= 2 * LENGTH
+    assert given_at_once(content) == len(records) - (0 if usual else FEWEST)
 
 
 @pytest.mark.parametrize("year", [1969, 1970, 2000, 2024, 2049, 2050, 2056])

@@ -35,6 +35,17 @@ def test_power_is_scipys(nperseg: int, hop: int, first_bin: int, last_bin: int) 
     np.testing.assert_allclose(found, expected, atol=2e-4)
 
 
+def test_what_is_far_below_a_strong_signal_is_not_rounded_away() -> None:
+    """As below a digitizer's anti-alias filter: within 1e-3 dB of the formula, 200 dB down."""
+    noise = np.random.default_rng(2).normal(0, 1e6, 30_000)
+    samples = signal.sosfilt(signal.butter(8, 1.0, fs=100, output="sos"), noise)
+    window = signal.windows.hann(PARAMS.nperseg, sym=False)
+    frames = np.lib.stride_tricks.sliding_window_view(np.diff(samples), PARAMS.nperseg)[:: PARAMS.hop] * window
+    expected = 10 * np.log10(np.abs(np.fft.rfft(frames, axis=1)[:, PARAMS.first_bin : PARAMS.last_bin + 1]) ** 2)
+    assert np.ptp(expected) > 200
+    np.testing.assert_allclose(power_db(samples, PARAMS), expected, atol=1e-3)
+
+
 @given(n=st.integers(0, 60), data=st.data())
 def test_complete_frames_by_brute_force(n: int, data: st.DataObject) -> None:
     valid = np.array(data.draw(st.lists(st.sampled_from([True] * 9 + [False]), min_size=n, max_size=n)), bool)
@@ -132,6 +143,30 @@ def test_background(given_frames: tuple[F32, Bool], first_frame: int, cuts: list
     if pieces:
         assert np.concatenate([piece[0] for piece in pieces]).tobytes() == whole.tobytes()
         assert np.concatenate([piece[1] for piece in pieces]).tolist() == whole_judged.tolist()
+
+
+@settings(max_examples=25)
+@given(
+    later=st.integers(0, 400),
+    step=st.sampled_from([1, 2, 7, 600]),
+    holes=st.lists(st.tuples(st.integers(0, 1500), st.integers(1, 25)), max_size=4),
+    seed=st.integers(0, 99),
+)
+def test_of_a_background_only_what_it_reaches_matters(
+    later: int, step: int, holes: list[tuple[int, int]], seed: int
+) -> None:
+    """One that began later, with other cuts, gives the same bits as soon as it has what it looks at."""
+    frames = np.random.default_rng(seed).normal(0, 40, (1500, PARAMS.n_freq)).astype(np.float32)
+    frames += np.random.default_rng(seed).choice(np.array([-300, 0, 200], np.float32), (1500, 1))
+    valid = np.ones(1500, bool)
+    for start, length in holes:
+        valid[start : start + length] = False
+    whole, whole_judged = Background(PARAMS, 3).push(frames, valid)
+    late = Background(PARAMS, 3 + later)
+    pieces = [late.push(frames[a : a + step], valid[a : a + step]) for a in range(later, 1500, step)]
+    reach = (PARAMS.background_blocks + PARAMS.lag_blocks + 2) * PARAMS.block
+    assert np.concatenate([piece[0] for piece in pieces])[reach:].tobytes() == whole[later + reach :].tobytes()
+    assert np.concatenate([piece[1] for piece in pieces])[reach:].tolist() == whole_judged[later + reach :].tolist()
 
 
 def test_an_empty_block_forgets_and_a_missing_frame_does_not() -> None:
