@@ -131,6 +131,21 @@ class Metrics:
             state=get_args(State),
             origin=get_args(Origin),
         )
+        # 0, not unknown: what has never happened is as old as can be, and as unlikely.
+        self._detection_time = self._gauge(
+            "last_detection_timestamp_seconds",
+            "When a detection was last told. 0: never.",
+            *stations,
+            first=0,
+            origin=get_args(Origin),
+        )
+        self._detection_probability = self._gauge(
+            "last_detection_probability",
+            "Probability of the detection that was last told. 0: none, or it was retracted.",
+            *stations,
+            first=0,
+            origin=get_args(Origin),
+        )
         self._inference_seconds = Histogram(
             "monitor_inference_seconds",
             "Time that a run of the model takes.",
@@ -310,6 +325,9 @@ class Metrics:
     def detection(self, detection: Detection) -> None:
         """A revision of a detection was told."""
         self._detections.rise(detection.station, detection.state, detection.origin)
+        probability = 0.0 if detection.state == "retracted" else detection.probability
+        self._detection_probability.put(detection.station, detection.origin, value=probability)
+        self._detection_time.put(detection.station, detection.origin, value=self._now_ns() / NS_PER_SECOND)
 
     def queue(self, queue: str, items: int) -> None:
         """So much waits in a queue."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.mosquitto import free_port
 
@@ -38,12 +39,12 @@ class Hearer:
     def __init__(self, port: int) -> None:
         self.messages: list[tuple[str, dict[str, Any]]] = []
         self._port = port
-        self._client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id="hearer", clean_session=False)
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id="hearer", clean_session=False)
         self._client.on_message = self._heard
         self._subscribed = threading.Event()
         self._client.on_connect = lambda client, *_: client.subscribe("monitor/v1/#", qos=1)
         self._client.on_subscribe = lambda *_: self._subscribed.set()
-        self._client.reconnect_delay_set(0.05, 0.2)
+        self._client.reconnect_delay_set(0.05, 0.2)  # type: ignore[arg-type]
 
     def _heard(self, _client: object, _data: object, message: Any) -> None:
         self.messages.append((message.topic, json.loads(message.payload)))

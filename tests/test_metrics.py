@@ -429,3 +429,13 @@ def test_the_reasons_of_the_broker_are_those_that_mqtt_gives() -> None:
     from monitor.mqtt import LINK_REASONS
 
     assert set(BROKER_REASONS) == {*LINK_REASONS, "other"}
+
+
+def test_the_last_detection_is_told_by_its_probability() -> None:
+    metrics = Metrics(now_ns=lambda: 5 * NS_PER_SECOND)
+    (group,) = group_channels([ChannelId("BW", "UH1", "", "EHZ")])
+    metrics.add_station(group)
+    metrics.detection(detection(station="BW.UH1", origin="live", state="new", probability=0.97))
+    text = metrics.exposition()[1].decode()
+    assert 'monitor_last_detection_probability{origin="live",station="BW.UH1"} 0.97' in text
+    assert 'monitor_last_detection_timestamp_seconds{origin="live",station="BW.UH1"} 5.0' in text

@@ -11,8 +11,8 @@ from monitor.detector import DetectorSettings
 from monitor.model import Model
 from monitor.records import Detection
 from monitor.replay import Envelope, Replay
-from monitor.stations import station_filter
 from monitor.sources.files import FileSource
+from monitor.stations import station_filter
 from monitor.timebase import NS_PER_SECOND
 from tests.waveforms import T0, earthquake, segments
 
