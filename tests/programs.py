@@ -14,6 +14,8 @@ PROGRAMS: dict[str, str] = {
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "openssl": "openssl",
+    "shellcheck": "shellcheck",
+    "systemd-analyze": "systemd",
 }
 
 # Debian puts servers where the PATH of an ordinary user does not look.
