@@ -18,10 +18,10 @@ DEMO_OUTPUT := demo-output
 .DELETE_ON_ERROR:
 # Two installs into one environment at once would disturb each other.
 .NOTPARALLEL:
-.PHONY: help demo test lint format train lock clean
+.PHONY: help demo test lint format train test-cluster parity-arm64 lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: $(DEMO_READY) ## Find the earthquakes of 2010-05-27 in four stations' recordings
 	$(BIN)/monitor replay $(DEMO_FILES) --format table --plot $(DEMO_OUTPUT)/
@@ -42,6 +42,12 @@ format: $(ALL_READY) ## Format the code and repair what can be repaired
 
 train: $(ALL_READY) ## Train the model anew: make train DATA=/path/to/data
 	$(BIN)/python -m train all $(if $(DATA),--data $(DATA)) $(TRAIN_ARGS)
+
+test-cluster: $(ALL_READY) ## Train with two workers on this machine; both must end with one model
+	$(BIN)/python -m pytest tests/two_workers.py
+
+parity-arm64: $(DEMO_READY) ## Compare detections with arm64 under emulation (needs Debian's qemu-user-static)
+	$(BIN)/python benchmarks/parity_arm64.py $(PARITY_ARGS)
 
 # One resolution for all: the smaller locks take their versions from the full one.
 UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --fork-strategy fewest \

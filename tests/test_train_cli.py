@@ -47,7 +47,7 @@ except SystemExit:
 print(sorted({"tensorflow", "keras", "scipy", "matplotlib", "h5py"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for command in ("prepare", "fit", "quantize", "evaluate", "benchmark", "report", "all"):
+    for command in ("prepare", "fit", "quantize", "evaluate", "benchmark", "report", "compare", "all"):
         assert command in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
 
@@ -117,10 +117,14 @@ def test_from_a_store_to_the_card(tmp_path: Path) -> None:
     common = ("--store", store, "--out", out)
     assert run("fit", *common, "--settings", settings, "--exclude", "absent*")[0] == 0
     assert run("quantize", *common)[0] == 0
-    code, stdout, _ = run("benchmark", *common)
+    code, stdout, _ = run("benchmark", *common, "--resample-hz", "31.25, 50")
     assert code == 0
     assert "| int8 |" in stdout
     assert "STA/LTA rsudp" in stdout
+    assert "| 31.25 Hz |" in stdout
+    assert (out / "benchmark.md").read_text().startswith(stdout.strip())
+    for text in ("accuracy", "f1", "roc_auc", "![recall](recall.png)"):
+        assert text in (out / "benchmark.md").read_text()
     assert run("evaluate", *common)[0] == 0
     assert run("report", *common)[0] == 0
     names = {path.name for path in out.iterdir()}
@@ -142,6 +146,13 @@ def test_from_a_store_to_the_card(tmp_path: Path) -> None:
     card = (out / "tiny.md").read_text()
     for text in ("# Model card: tiny 1", "Licence", "python -m train all --data DATA --seed 5", "## Limits", "STA/LTA"):
         assert text in card
+    code, stdout, _ = run("compare", out)
+    assert code == 0
+    assert stdout.count("\n") == 3
+    assert "– |" not in stdout.splitlines()[2].split("|", 4)[3]
+    code, _, stderr = run("benchmark", *common, "--resample-hz", "50,0")
+    assert code == EXIT_USAGE
+    assert "sampling rate 0.0 Hz; accepted: positive" in stderr
     code, _, stderr = run("benchmark", *common, "--only", "nothing")
     assert code == EXIT_USAGE
     assert "no trace in split 'dev' with data set nothing" in stderr

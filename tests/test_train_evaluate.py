@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from monitor.detector import DetectorSettings
+from monitor.model import Model, default_model_path
 from tests.train_store import NPTS, P, S, write_store
 from train.benchmark import (
     HIGHEST_THRESHOLD,
@@ -17,7 +18,9 @@ from train.benchmark import (
     false_alarms,
     make_task,
     model_detect,
+    onset_figures,
     parity,
+    rate_figures,
     ratio_detect,
     reliability,
     run_curve,
@@ -33,7 +36,8 @@ from train.evaluate import (
     scored,
     window_scores,
 )
-from train.outputs import Found, TraceOutputs, detect
+from train.outputs import Found, TraceOutputs, as_recorded_at, detect, trace_outputs
+from train.report import onset_tables
 from train.stalta import ALL, ENERGY, StaLta, ratio, trace_ratio, triggers
 from train.truth import LabelledP, demanded, judge, noise_samples
 
@@ -253,3 +257,62 @@ def test_sta_lta_triggers_once_for_one_wave(store: Store) -> None:
     assert triggers(np.zeros(1000, np.float32), ENERGY, 5.0) == []
     at = ratio_detect({0: trace_ratio(store, 0, ENERGY)}, ENERGY)
     assert at(0, 5.0) == found
+
+
+# -- other sampling rates and delays, by the shipped model -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate_hz", [31.25, 50.0, 250.0])
+def test_as_recorded_at_another_rate(rate_hz: float) -> None:
+    t = np.arange(6000) / 100
+    slow, fast = np.sin(2 * np.pi * 3 * t), np.sin(2 * np.pi * 40 * t)
+    made = as_recorded_at(rate_hz, np.stack([slow, fast, slow + fast]).astype(np.float32))
+    at = np.arange(made.shape[1]) / rate_hz
+    inner = slice(round(rate_hz), -round(rate_hz))
+    np.testing.assert_allclose(made[0][inner], np.sin(2 * np.pi * 3 * at)[inner], atol=0.02)
+    heard = float(np.abs(made[1][inner]).max())
+    assert heard < 0.01 if rate_hz < 80 else heard > 0.9, "what is above half the rate is not folded down"
+
+
+def test_the_pipeline_at_another_rate_speaks_of_the_same_samples(store: Store) -> None:
+    model = Model(default_model_path())
+    usual = trace_outputs(store, 1, model)
+    assert usual is not None
+    for rate_hz in (31.25, 250.0):
+        other = trace_outputs(store, 1, model, rate_hz=rate_hz)
+        assert other is not None
+        assert (other.first_step, other.first_sample, other.per_step) == (
+            usual.first_step,
+            usual.first_sample,
+            usual.per_step,
+        )
+        assert np.array_equal(other.judged, usual.judged)
+        assert not np.array_equal(other.probabilities, usual.probabilities), "the resampler is in between"
+    near = trace_outputs(store, 1, model, rate_hz=250.0)
+    assert near is not None
+    assert np.median(np.abs(near.probabilities - usual.probabilities)) < 0.05
+
+
+def test_figures_at_another_rate(store: Store) -> None:
+    task = make_task(store, range(9))
+    model = Model(default_model_path())
+    figures = rate_figures(task, model, DetectorSettings(), 0.5, rate_hz=50.0, seed=1)
+    assert (figures["p_arrivals"], figures["stations"]) == (5, 3)
+    assert set(figures["at_rate"]) == {"1", "0.1"}
+    assert figures["at_threshold"]["threshold"] == 0.5
+
+
+def test_delays_by_snr_are_of_the_same_picks(store: Store) -> None:
+    task = make_task(store, range(9))
+    model = Model(default_model_path())
+
+    def told(index: int, threshold: float) -> list[Found]:
+        return []
+
+    figures = onset_figures(task, model, DetectorSettings(), told, 0.1)
+    assert figures["delay_s"]["picks"] == len(figures["delays_s"]) > 0
+    assert sum(of["picks"] for of in figures["delay_by_snr"].values()) == figures["delay_s"]["picks"]
+    text = onset_tables({"onsets": figures | {"others": {"STA/LTA": {"picks": 3, "mad_s": 0.5}}}})
+    assert "| delay of `new`, s | picks | 50 % | 90 % | 95 % |" in text
+    assert "| SNR ≥ 10 |" in text
+    assert "| STA/LTA | 3 | – | 0.500 |" in text

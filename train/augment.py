@@ -20,7 +20,7 @@ Rng = np.random.Generator
 
 _RATE = 100.0
 # Up and down: how much slower a recording is played.
-_TEMPOS = ((4, 5), (5, 4), (9, 10), (10, 9), (6, 5), (5, 6), (1, 2), (2, 1), (2, 3), (3, 2))
+_TEMPOS = ((4, 5), (5, 4), (9, 10), (10, 9), (6, 5), (5, 6))
 
 
 @dataclass(slots=True)

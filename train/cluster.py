@@ -83,12 +83,15 @@ def mean_over(workers: Cluster) -> Mean:
 
     def reduce(tensors: list[Any]) -> list[Any]:
         context = tf.distribute.get_replica_context()
-        return [*context.all_reduce(tf.distribute.ReduceOp.MEAN, tensors)]
+        # The all-reduce wants to know the device of each, which only what is made in here has.
+        own = [tf.identity(tensor) for tensor in tensors]
+        return [*context.all_reduce(tf.distribute.ReduceOp.MEAN, own)]
 
-    def mean(tensors: Sequence[Any]) -> list[Any]:
-        return list(strategy.run(reduce, args=(list(tensors),)))
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+    def mean(tensors: list[Any]) -> Any:
+        return strategy.run(reduce, args=(tensors,))
 
-    return mean
+    return lambda tensors: [*mean([tf.convert_to_tensor(tensor) for tensor in tensors])]
 
 
 def same_on_all(what: str, content: bytes, mean: Mean) -> None:
@@ -113,4 +116,4 @@ def lost_workers() -> Iterator[None]:
     try:
         yield
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError) as error:
-        raise RuntimeError(f"another worker of {VARIABLE} is gone: {error.message.splitlines()[0]}") from error
+        raise RuntimeError(f"another worker of {VARIABLE} is gone; start all of them anew") from error

@@ -6,7 +6,7 @@ import math
 import multiprocessing
 import queue
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,12 @@ def learning_rate(step: int, settings: Settings) -> float:
     return fit.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
+def set_all(variables: Sequence[Any], values: Sequence[Any]) -> None:
+    """Give variables their values."""
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
 def fit(
     store: Store,
     settings: Settings,
@@ -155,8 +161,7 @@ def fit(
     workers = cluster()
     # Before TensorFlow does anything: afterwards it could not listen to other workers any more.
     mean_of = mean_over(workers)
-    if workers.size > 1:
-        same_on_all("settings", msgspec.json.encode(settings), mean_of)
+    same_on_all("settings", msgspec.json.encode(settings), mean_of)
     keras.utils.set_random_seed(settings.seed)
     model = build(settings, REFERENCE_FRAMES if settings.network.name == "reference" else None)
     if start_from is not None:
@@ -195,7 +200,7 @@ def fit(
     smooth: F32 | None = None
     told = time.monotonic()
     source = batches(store, settings, hard_negatives or [], rank=workers.rank)
-    with contextlib.closing(source), lost_workers() if workers.size > 1 else contextlib.nullcontext():
+    with contextlib.closing(source), lost_workers():
         for number in range(settings.fit.steps):
             x, y, w = next(source)
             optimizer.learning_rate.assign(learning_rate(number, settings))
@@ -213,20 +218,15 @@ def fit(
                 history.append({"step": number + 1, **{f"loss_{i}": float(v) for i, v in enumerate(smooth)}})
             if number % 1000 == 999 or number + 1 == settings.fit.steps:
                 current = [v.numpy() for v in model.trainable_variables]
-                for variable, mean in zip(model.trainable_variables, averaged, strict=True):
-                    variable.assign(mean)
+                set_all(model.trainable_variables, averaged)
                 if number + 1 == settings.fit.steps and settings.network.name == "stream":
                     # The normalisation's running statistics are those of the last weights, not of their average.
                     for _ in range(min(_STATISTICS_BATCHES, settings.fit.steps)):
                         look(tf.constant(next(source)[0]))
-                    if workers.size > 1:
-                        statistics = mean_of([v.value for v in model.non_trainable_variables])
-                        for variable, value in zip(model.non_trainable_variables, statistics, strict=True):
-                            variable.assign(value)
+                    set_all(model.non_trainable_variables, mean_of([v.value for v in model.non_trainable_variables]))
                 model.save(out / "model.keras")
                 if number + 1 < settings.fit.steps:
-                    for variable, value in zip(model.trainable_variables, current, strict=True):
-                        variable.assign(value)
+                    set_all(model.trainable_variables, current)
     source_of = "history.json" if start_from is None else "history_mined.json"
     (out / source_of).write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
     return out / "model.keras"

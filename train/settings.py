@@ -31,7 +31,7 @@ class AugmentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         noise_mix_share: Of the noise, that with another recording's noise laid over it.
         mix_snr_db: Range of the ratio of the P wave's power to that noise, decibel.
         second_share: Of the earthquakes, those followed by another one in the same example.
-        tempo_share: Played faster or slower by up to two: other corner frequencies and S-P times.
+        tempo_share: Played faster or slower by up to a quarter: other corner frequencies and S-P times.
         filter_share: Another instrument's response: a high-pass and a low-pass corner.
         low_rate_share: As recorded at 20 to 90 Hz.
         floor_share: White noise of a coarse or noisy sensor.
@@ -43,10 +43,10 @@ class AugmentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     seconds: int = 50
     event_share: float = 0.6
     mix_share: float = 0.55
-    noise_mix_share: float = 0.25
+    noise_mix_share: float = 0.0
     mix_snr_db: tuple[float, float] = (-2.0, 25.0)
     second_share: float = 0.1
-    tempo_share: float = 0.35
+    tempo_share: float = 0.25
     filter_share: float = 0.35
     low_rate_share: float = 0.2
     floor_share: float = 0.2
@@ -68,8 +68,8 @@ class NetworkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """
 
     name: Literal["stream", "reference"] = "stream"
-    filters: tuple[int, int, int] = (24, 32, 64)
-    channels: int = 96
+    filters: tuple[int, int, int] = (16, 32, 48)
+    channels: int = 64
     dilations: tuple[int, ...] = (1, 2, 4, 8, 16)
     look_ahead_s: float = 0.6
 
@@ -90,9 +90,9 @@ class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         workers: Processes that make examples.
     """
 
-    steps: int = 5500
-    mining_rounds: int = 2
-    mining_steps: int = 1250
+    steps: int = 5000
+    mining_rounds: int = 1
+    mining_steps: int = 2000
     mining_rate_share: float = 0.3
     batch: int = 48
     learning_rate: float = 3e-3
