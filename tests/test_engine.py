@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from monitor.clock import Discipline, FixedClock
-from monitor.engine import Engine
+from monitor.engine import Engine, Irregular
 from monitor.model import Model
 from monitor.records import ChannelId, Detection, Packet, Segment
 from monitor.settings import LiveSettings, Settings
@@ -165,7 +165,7 @@ def test_packets_from_the_future_are_dropped_unless_the_clock_is_wrong(model: Mo
         clock = FixedClock(T0, discipline=Discipline(synchronised, 0, 0, 0))
         engine = Engine(model, SERVICE, clock=clock)
         engine.take(Packet("one", "XX.ABC", 1, (ahead,), 512, T0))
-        assert engine.tallies()[ahead.channel_id].future == dropped
+        assert engine.happened().irregular[Irregular("one", "future")] == dropped
 
 
 def test_a_clipped_channel_triggers_nothing(model: Model) -> None:

@@ -36,7 +36,7 @@ def test_systemd_accepts_it(unit: str, tmp_path: Path) -> None:
 @pytest.mark.needs("systemd-analyze")
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_sandbox_is_tight(unit: str) -> None:
-    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", FOLDER / unit]
+    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(FOLDER / unit)]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = re.search(r"Overall exposure level.*: ([0-9.]+)", said)
     assert found, said

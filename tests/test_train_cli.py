@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tests.test_train_peers import picker_models, pretend
 from tests.train_store import write_store
 from train.__main__ import EXIT_USAGE, app
 
@@ -110,15 +111,19 @@ def test_steps_in_the_wrong_order(tmp_path: Path) -> None:
         assert message in stderr
 
 
-def test_from_a_store_to_the_card(tmp_path: Path) -> None:
+def test_from_a_store_to_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, out = write_store(tmp_path / "store").path, tmp_path / "out"
     settings = tmp_path / "tiny.toml"
     settings.write_text(TINY_TOML)
     common = ("--store", store, "--out", out)
     assert run("fit", *common, "--settings", settings, "--exclude", "absent*")[0] == 0
     assert run("quantize", *common)[0] == 0
-    code, stdout, _ = run("benchmark", *common, "--resample-hz", "31.25, 50")
+    pretend(monkeypatch, picker_models())
+    others = ("--resample-hz", "31.25, 50", "--seisbench", "FakePicker:original")
+    code, stdout, _ = run("benchmark", *common, *others)
     assert code == 0
+    # Recall against false alarms, onsets and windows: a row in each.
+    assert stdout.count("| FakePicker original | ") >= 3
     assert "| int8 |" in stdout
     assert "STA/LTA rsudp" in stdout
     assert "| 31.25 Hz |" in stdout

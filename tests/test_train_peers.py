@@ -80,6 +80,14 @@ def pretend(monkeypatch: pytest.MonkeyPatch, models: types.ModuleType | None) ->
     monkeypatch.setattr(importlib, "import_module", fake)
 
 
+def picker_models() -> types.ModuleType:
+    """What stands in for `seisbench.models`."""
+    models: Any = types.ModuleType("seisbench.models")
+    models.FakePicker, models.NotAPicker = FakePicker, object
+    made: types.ModuleType = models
+    return made
+
+
 def test_picks_are_where_it_is_highest() -> None:
     said = np.zeros(1000, np.float32)
     said[100:111] = [0.1, 0.3, 0.5, 0.7, 0.9, 0.7, 0.5, 0.3, 0.26, 0.24, 0.6]
@@ -136,9 +144,7 @@ def test_a_model_without_p_is_refused(store: Store) -> None:
 
 
 def test_names_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    models: Any = types.ModuleType("seisbench.models")
-    models.FakePicker, models.NotAPicker = FakePicker, object
-    pretend(monkeypatch, models)
+    pretend(monkeypatch, picker_models())
     (tmp_path / "mine.json").write_text("{}")
     (tmp_path / "mine.pt").write_bytes(b"")
     loaded = load_peers(f"FakePicker:original, FakePicker:{tmp_path / 'mine.pt'}")

@@ -168,7 +168,7 @@ class ServerProtocol:
         while not self._closed and (end := _LINE_END.search(self._buffer)):
             line = bytes(self._buffer[: end.start()])
             del self._buffer[: end.end()]
-            if line.strip():
+            if line.decode("ascii", errors="replace").split():
                 events += self._command(line)
             self._closed = Close() in events
         if len(self._buffer) > MAX_COMMAND_BYTES and not self._closed:
