@@ -160,9 +160,8 @@ class Service:
                 (signal.SIGINT, self._stop),
                 (signal.SIGHUP, self._reload),
             ):
-                with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # not the main thread
-                    loop.add_signal_handler(number, event.set)
-                    undo.callback(loop.remove_signal_handler, number)
+                loop.add_signal_handler(number, event.set)
+                undo.callback(loop.remove_signal_handler, number)
             try:
                 async with asyncio.TaskGroup() as group:
                     await self._live(group)

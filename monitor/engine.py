@@ -160,6 +160,9 @@ class Engine:
             if now - oldest > live.component_wait_s * NS_PER_SECOND:
                 detections += self._begin(key)
         for instrument in self._of_channel.values():
+            # Where nothing goes on, data that come after a long outage go on from where they stopped, as in a replay.
+            if not instrument.pipeline.is_detecting:
+                continue
             received = [self._watches[c].last_received_ns for c in instrument.channels if c in self._watches]
             newest = max((ns for ns in received if ns is not None), default=None)
             if newest is not None and now - newest > live.end_of_data_s * NS_PER_SECOND:

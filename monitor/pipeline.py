@@ -142,6 +142,11 @@ class StationPipeline:
         return detections
 
     @property
+    def is_detecting(self) -> bool:
+        """Is an earthquake going on?"""
+        return bool(self._told)
+
+    @property
     def look_back_steps(self) -> int:
         """Outputs before the first undecided one that a decision may rest on."""
         return self._detector.depth

@@ -229,3 +229,15 @@ def test_a_state_that_cannot_be_written_is_told(tmp_path: Path, model: Model) ->
     engine = Engine(model, SERVICE, clock=FixedClock(T0))
     with pytest.raises(StateError, match="cannot be written"):
         write_state(tmp_path / "absent", engine.saved())
+
+
+def test_after_a_long_outage_data_go_on_as_if_there_had_been_none(
+    model: Model, source: list[Segment], replayed: dict[tuple[str, int], Detection]
+) -> None:
+    run = feed(model)
+    for number, piece in enumerate(source):
+        if number == len(source) // 2:
+            assert not any(instrument.pipeline.is_detecting for instrument in run.engine.instruments)
+            run.clock.advance(3 * 3600 * NS_PER_SECOND)
+        run.give(piece)
+    assert alike(finish(run)) == replayed

@@ -528,8 +528,8 @@ def test_settings_are_checked(options: dict[str, float]) -> None:
 
 
 def test_obspy_reads_it() -> None:
-    basic_client = pytest.importorskip("obspy.clients.seedlink.basic_client")
-    utc = pytest.importorskip("obspy").UTCDateTime
+    from obspy import UTCDateTime as utc  # noqa: N813
+    from obspy.clients.seedlink import basic_client
 
     def ask(port: int) -> None:
         client = basic_client.Client("127.0.0.1", port, timeout=PATIENCE_S)
