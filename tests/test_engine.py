@@ -239,5 +239,6 @@ def test_after_a_long_outage_data_go_on_as_if_there_had_been_none(
         if number == len(source) // 2:
             assert not any(instrument.pipeline.is_detecting for instrument in run.engine.instruments)
             run.clock.advance(3 * 3600 * NS_PER_SECOND)
+            assert run.engine.tick() == []
         run.give(piece)
     assert alike(finish(run)) == replayed
