@@ -221,7 +221,18 @@ def test_info() -> None:
     assert parse_info('{"software": "x"}', "4") == {"software": "x"}
 
 
-@pytest.mark.parametrize(("text", "protocol"), [("<a>", "3"), ("", "3"), ("{", "4"), ("[1]", "4"), ("[" * 99999, "4")])
+@pytest.mark.parametrize(
+    ("text", "protocol"),
+    [
+        ("<a>", "3"),
+        ("", "3"),
+        ("<a>" * 99999 + "</a>" * 99999, "3"),
+        ("{", "4"),
+        ("[1]", "4"),
+        ("[" * 99999, "4"),
+        ("{" + '"a": {' * 99999, "4"),
+    ],
+)
 def test_info_that_is_none(text: str, protocol: str) -> None:
     with pytest.raises(WireError, match="unusable answer to INFO"):
         parse_info(text, "3" if protocol == "3" else "4")

@@ -4,7 +4,6 @@ The library's own clients are not used: their TLS knows only the system's author
 without a timeout. Its parsers of headers, replies and INFO are.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,6 +22,8 @@ from seedlink_client.protocol import (
     parse_reply,
     select_protocol,
 )
+
+from monitor.sources.shallow import check_xml, read_json
 
 # Records are of 512 bytes, seldom of more than 64 KiB; the library bounds a version 4 frame to 16 MiB.
 MAX_RECORD_BYTES = 1024 * 1024
@@ -327,8 +328,12 @@ def parse_info(text: str, protocol: Literal["3", "4"]) -> dict[str, Any]:
         WireError: It is not well-formed.
     """
     try:
-        content = json.loads(text) if protocol == "4" else next(iter(parse_info_xml(text).values()))
-    except (SeedLinkError, ValueError, RecursionError) as error:
+        if protocol == "4":
+            content = read_json(text)
+        else:
+            check_xml(text)
+            content = next(iter(parse_info_xml(text).values()))
+    except (SeedLinkError, ValueError) as error:
         raise WireError(f"sent an unusable answer to INFO: {error}") from error
     if not isinstance(content, dict):
         raise WireError(f"sent an unusable answer to INFO: {text[:40]!r}; expected an object")

@@ -1,7 +1,8 @@
 """What a miniSEED record says of the recorder's clock."""
 
-import json
 import struct
+
+from monitor.sources.shallow import read_json
 
 _FIXED_BYTES_2 = 48
 _FIXED_BYTES_3 = 40
@@ -49,7 +50,7 @@ def _quality_3(record: bytes) -> float | None:
         return None
     start = _FIXED_BYTES_3 + id_bytes
     try:
-        value = json.loads(record[start : start + extra_bytes])["FDSN"]["Time"]["Quality"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        value = read_json(record[start : start + extra_bytes].decode())["FDSN"]["Time"]["Quality"]
+    except (ValueError, KeyError, TypeError):
         return None
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
