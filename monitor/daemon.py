@@ -152,6 +152,7 @@ class Service:
             await self._broker.open()
         else:
             log.warning("no broker is set ([mqtt] host): detections are only logged")
+        self._outlook.expect(Selection(server.stations) for server in self._settings.seedlink)
         self._outlook.follow(self._engine.groups)
         loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as undo:
@@ -330,7 +331,7 @@ class Service:
 
     async def _take_settings(self, group: asyncio.TaskGroup, settings: Settings) -> None:
         before, self._settings = self._settings, settings
-        for section in ("model", "mqtt", "http", "state", "outbox", "quality"):
+        for section in ("model", "mqtt", "http", "state", "outbox"):
             if getattr(before, section) != getattr(settings, section):
                 log.warning("[%s] was changed: it takes a restart", section)
                 self._settings = msgspec.structs.replace(self._settings, **{section: getattr(before, section)})
@@ -345,6 +346,8 @@ class Service:
             self._outlook.remove_server(label)
         self._follow_servers(group, list(servers.values()))
         selections = [Selection(server.stations) for server in settings.seedlink]
+        self._outlook.expect(selections)
+        self._outlook.silent_s = settings.quality.dead_after_s
 
         def apply() -> list[Detection]:
             return self._engine.reconfigure(self._settings, lambda c: any(s.wants(c) for s in selections))

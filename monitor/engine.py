@@ -18,6 +18,7 @@ from monitor.model import Model
 from monitor.quality import ChannelQuality, QualityReport
 from monitor.records import ChannelId, Detection, Origin, Packet, Segment
 from monitor.settings import Settings
+from monitor.sources.seedlink_request import Selection
 from monitor.state import SavedInstrument, SavedPosition, SavedState
 from monitor.stations import MAX_SAMPLING_RATE, MIN_SAMPLING_RATE, StationGroup, group_channels, measures_ground_motion
 from monitor.timebase import NS_PER_SECOND, parse_time
@@ -133,6 +134,7 @@ class Engine:
         self.suppressed = 0
         if saved is not None:
             self._restore(saved)
+        self._expect()
 
     # -- data --------------------------------------------------------------------------------------------------------
 
@@ -170,7 +172,7 @@ class Engine:
         return detections
 
     def reconfigure(self, settings: Settings, wanted: Callable[[ChannelId], bool]) -> list[Detection]:
-        """Take other settings over without a restart: those of detector and live.
+        """Take other settings over without a restart: those of detector, live, quality and what is asked for.
 
         Args:
             settings: The new ones.
@@ -188,6 +190,11 @@ class Engine:
                 continue
             for instrument in instruments:
                 detections += self._told(instrument, instrument.reconfigure(self._following))
+        for channel in [c for c in self._watches if c not in self._of_channel and not wanted(c)]:
+            del self._watches[channel]
+        for watch in self._watches.values():
+            watch.quality.reconfigure(settings.quality)
+        self._expect()
         self._on_instruments(self.groups)
         return detections
 
@@ -258,19 +265,31 @@ class Engine:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
+    def _expect(self) -> None:
+        """Watch the channels that are asked for by name: one that never sends is dead, not unknown."""
+        now = self._clock.now_ns()
+        for server in self._settings.seedlink:
+            for channel in Selection(server.stations).named_channels:
+                self._watch(channel, now)
+
+    def _watch(self, channel: ChannelId, opened_ns: int) -> _ChannelWatch | None:
+        """How a channel is watched, from now on where it is new; None where there are too many."""
+        watch = self._watches.get(channel)
+        if watch is None and len(self._watches) < 3 * MOST_INSTRUMENTS:
+            quality = ChannelQuality(self._settings.quality, channel, opened_ns=opened_ns)
+            watch = self._watches[channel] = _ChannelWatch(quality)
+        return watch
+
     def _admit(self, segment: Segment, packet: Packet) -> bool:
         """Count a segment and say whether it is of use."""
         channel = segment.channel_id
         if not measures_ground_motion(channel) or not MIN_SAMPLING_RATE <= segment.sampling_rate <= MAX_SAMPLING_RATE:
             self._note(packet, "unwanted")
             return False
-        watch = self._watches.get(channel)
+        watch = self._watch(channel, packet.received_ns)
         if watch is None:
-            if len(self._watches) >= 3 * MOST_INSTRUMENTS:
-                self._note(packet, "unwanted")
-                return False
-            quality = ChannelQuality(self._settings.quality, channel, opened_ns=packet.received_ns)
-            watch = self._watches[channel] = _ChannelWatch(quality)
+            self._note(packet, "unwanted")
+            return False
         ahead_ns = segment.next_ns - packet.received_ns
         # A computer that knows its own clock to be wrong is no judge.
         if (
@@ -360,8 +379,7 @@ class Engine:
             names = {one.name: one for one in of_key}
             self._follow(key, [Instrument(g, self._following, saved=names.get(g.name)) for g in group_channels(known)])
             for channel in known:
-                quality = ChannelQuality(self._settings.quality, channel, opened_ns=now)
-                self._watches.setdefault(channel, _ChannelWatch(quality))
+                self._watch(channel, now)
 
     def _told(self, instrument: Instrument, detections: Iterable[Detection]) -> list[Detection]:
         """Mark what is late, add what is known of the time, leave out what a broken channel shows."""

@@ -5,7 +5,7 @@ here. Labels come from closed lists or from what was added by name, so nothing t
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, get_args
 
 import prometheus_client
@@ -51,6 +51,8 @@ class Metrics:
         self._now_ns = now_ns
         ProcessCollector(registry=self._registry)
         self._groups: dict[str, StationGroup] = {}
+        self._expected_stations: frozenset[str] = frozenset()
+        self._expected_channels: frozenset[ChannelId] = frozenset()
         self._of_servers: Families = []
         self._of_stations: Families = []
         self._of_channels: Families = []
@@ -208,28 +210,47 @@ class Metrics:
         for family in self._of_servers:
             family.remove(server)
 
+    def expect(self, stations: Iterable[str], channels: Iterable[ChannelId]) -> None:
+        """Let the series of these stations, `NET.STA`, and channels exist before anything came of them.
+
+        Those that were expected before and are neither now nor followed disappear.
+        """
+        stations_before, self._expected_stations = self._expected_stations, frozenset(stations)
+        channels_before, self._expected_channels = self._expected_channels, frozenset(channels)
+        for station in self._expected_stations:
+            self._add_owner(self._of_stations, station)
+        for channel_id in self._expected_channels:
+            self._add_owner(self._of_channels, *_labels(channel_id))
+        self._remove_unless_kept(stations_before, channels_before)
+
     def add_station(self, group: StationGroup) -> None:
         """Let the series of an instrument and its channels exist."""
         self._groups[group.name] = group
-        for family in self._of_stations:
-            family.add(group.station_id)
+        self._add_owner(self._of_stations, group.station_id)
         for channel_id in group.channels:
             if channel_id is not None:
-                for family in self._of_channels:
-                    family.add(*_labels(channel_id))
+                self._add_owner(self._of_channels, *_labels(channel_id))
 
     def remove_station(self, group: StationGroup) -> None:
-        """Let them disappear; those of the station stay while it has another instrument."""
+        """Let them disappear; those of the station stay while it has another instrument or is expected."""
         if self._groups.pop(group.name, None) is None:
             return
-        if all(other.station_id != group.station_id for other in self._groups.values()):
+        self._remove_unless_kept([group.station_id], [c for c in group.channels if c is not None])
+
+    def _add_owner(self, families: Families, *owner: str) -> None:
+        for family in families:
+            family.add(*owner)
+
+    def _remove_unless_kept(self, stations: Iterable[str], channels: Iterable[ChannelId]) -> None:
+        followed = self._groups.values()
+        for station in set(stations) - self._expected_stations - {group.station_id for group in followed}:
             for family in self._of_stations:
-                family.remove(group.station_id)
-        kept = {channel_id for other in self._groups.values() for channel_id in other.channels}
-        for channel_id in group.channels:
-            if channel_id is not None and channel_id not in kept:
-                for family in self._of_channels:
-                    family.remove(*_labels(channel_id))
+                family.remove(station)
+        kept = {_labels(c) for group in followed for c in group.channels if c is not None}
+        kept |= {_labels(c) for c in self._expected_channels}
+        for labels in {_labels(c) for c in channels} - kept:
+            for family in self._of_channels:
+                family.remove(*labels)
 
     def add_queue(self, queue: str) -> None:
         """Let the series of a queue exist."""

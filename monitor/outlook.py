@@ -1,7 +1,7 @@
 """How the service is: kept in one place, for the metrics, for `/readyz`, and for who asks systemd."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from monitor.broker import Broker
@@ -10,9 +10,10 @@ from monitor.engine import ChannelLook, Happened
 from monitor.http import Health
 from monitor.metrics import Metrics
 from monitor.quality import QualityReport
-from monitor.records import ModelRef, Packet
+from monitor.records import ChannelId, ModelRef, Packet
 from monitor.settings import MqttSettings
 from monitor.sources.seedlink import SourceEvent
+from monitor.sources.seedlink_request import Selection
 from monitor.stations import StationGroup
 from monitor.tell import tell_source
 from monitor.timebase import NS_PER_SECOND
@@ -30,7 +31,7 @@ class Outlook:
         clock: This computer's.
         broker: Told of stations and their quality; None where there is none.
         model: Which model decides.
-        silent_s: Without data for so long is too long.
+        silent_s: Without data for so long is too long; may be set anew.
         settings: How often quality is told.
     """
 
@@ -45,12 +46,20 @@ class Outlook:
         settings: MqttSettings,
     ) -> None:
         self._metrics, self._clock, self._broker, self._model = metrics, clock, broker, model
-        self._silent_s, self._quality_interval_s = silent_s, settings.quality_interval_s
+        self.silent_s, self._quality_interval_s = silent_s, settings.quality_interval_s
         self._groups: dict[str, StationGroup] = {}
         self._reports: list[QualityReport] = []
         self._servers: dict[str, str | None] = {}
+        self._expected: frozenset[ChannelId] = frozenset()
         self._last_packet_ns: int | None = None
         self._last_quality_ns = 0
+
+    def expect(self, selections: Iterable[Selection]) -> None:
+        """This is what is asked of the servers; what is named without wildcards has series from now on."""
+        wanted = list(selections)
+        self._expected = frozenset(channel for selection in wanted for channel in selection.named_channels)
+        stations = {station for selection in wanted for station in selection.named_stations}
+        self._metrics.expect(stations, self._expected)
 
     def add_server(self, label: str) -> None:
         """A server is to be connected."""
@@ -102,8 +111,9 @@ class Outlook:
             if before.get(report.seed_id) != report.state:
                 changed.add(report.station)
                 self._tell_state(report, known=report.seed_id in before)
-            if look.counts is not None:  # else nothing follows it yet: no series either
+            if look.counts is not None or look.channel_id in self._expected:  # else it has no series yet
                 self._metrics.quality(look.channel_id, report)
+            if look.counts is not None:
                 self._metrics.channel_counts(look.channel_id, look.counts)
                 self._metrics.ring_fill(look.channel_id, look.ring_fill)
         now = self._clock.now_ns()
@@ -145,7 +155,7 @@ class Outlook:
         if self._last_packet_ns is None:
             return Health(False, f"no data yet{trouble}")
         age_s = (self._clock.now_ns() - self._last_packet_ns) / NS_PER_SECOND
-        if age_s > self._silent_s:
+        if age_s > self.silent_s:
             return Health(False, f"no data for {age_s:.0f} s{trouble}")
         return Health(True, f"last packet {max(0.0, age_s):.1f} s ago{trouble}")
 

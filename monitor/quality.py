@@ -127,8 +127,7 @@ class ChannelQuality:
     def __init__(self, settings: QualitySettings, channel_id: ChannelId, *, opened_ns: int) -> None:
         self.channel_id = channel_id
         self._settings, self._opened_ns = settings, opened_ns
-        full_scale = math.inf if settings.full_scale_counts is None else settings.full_scale_counts
-        self._statistics = SampleStatistics(clip_share=settings.clip_share, full_scale=full_scale)
+        self._statistics = SampleStatistics(clip_share=settings.clip_share, full_scale=_full_scale(settings))
         self._coverage = Coverage(keep_ns=(WINDOW_S + IN_TRANSIT_S) * NS_PER_SECOND)
         self._tallies: deque[_Tally] = deque(maxlen=_BLOCKS + 1)
         self._rate: float | None = None
@@ -150,6 +149,11 @@ class ChannelQuality:
     @property
     def _is_clipped(self) -> bool:
         return self._statistics.clipped_share >= self._settings.clip_share
+
+    def reconfigure(self, settings: QualitySettings) -> None:
+        """Judge by other limits from now on."""
+        self._settings = settings
+        self._statistics.clip_share, self._statistics.full_scale = settings.clip_share, _full_scale(settings)
 
     def push(self, segment: Segment, *, received_ns: int, timing_quality: int | None) -> None:
         """Take samples of this channel, in the order of arrival.
@@ -292,6 +296,10 @@ class ChannelQuality:
             return
         self._expected_ns = end_ns
         self._statistics.push(samples, start_ns, rate, continues=continues)
+
+
+def _full_scale(settings: QualitySettings) -> float:
+    return math.inf if settings.full_scale_counts is None else settings.full_scale_counts
 
 
 def _seconds(ns: float) -> float:

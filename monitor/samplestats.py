@@ -97,7 +97,7 @@ class SampleStatistics:
     """
 
     def __init__(self, *, clip_share: float, full_scale: float) -> None:
-        self._clip_share, self._full_scale = clip_share, full_scale
+        self.clip_share, self.full_scale = clip_share, full_scale
         self._blocks: deque[_Block] = deque()
         self._rate: float | None = None
         self._held_samples = 0
@@ -194,7 +194,7 @@ class SampleStatistics:
         if self._mean_step and len(sizes) and sizes.max() >= _SPIKE_STEPS * self._mean_step:
             block.spikes += _count_spikes(run, steps, _SPIKE_STEPS * self._mean_step)
         # The tail's own steps were counted when they came.
-        block.add(x, sizes[max(0, len(self._tail) - 1) :], self._full_scale)
+        block.add(x, sizes[max(0, len(self._tail) - 1) :], self.full_scale)
         self._tail = run[-_SPIKE_CONTEXT:]
 
     def _begin_block(self, number: int, reference: float, rate: float) -> None:
@@ -216,18 +216,18 @@ class SampleStatistics:
         # Of a whole minute, however little has come: the first packet's two extremes are many of its samples.
         samples = max(sum(b.samples for b in minute), math.ceil(_MINUTE_BLOCKS * BLOCK_S * self._rate))
         full = sum(block.at_full_scale for block in minute) / samples
-        if full >= self._clip_share:
+        if full >= self.clip_share:
             return full
         low, high = min(block.low for block in minute), max(block.high for block in minute)
         at_low = sum(block.at_low for block in minute if block.low == low)
         at_high = sum(block.at_high for block in minute if block.high == high)
         finest = min(block.finest_step for block in minute)
-        if not _are_limits(at_low + at_high, samples, levels=1 + (high - low) / finest, clip_share=self._clip_share):
+        if not _are_limits(at_low + at_high, samples, levels=1 + (high - low) / finest, clip_share=self.clip_share):
             return full
         # Only now, for few channels, all samples of the minute.
         values = np.concatenate([block.values[: block.samples] for block in minute if block.values is not None])
         values = _without_fill(values, longest=max(_FILL_MIN_SAMPLES, round(_FILL_S * self._rate)))
-        return max(full, _at_limits(values, samples, finest=finest, clip_share=self._clip_share))
+        return max(full, _at_limits(values, samples, finest=finest, clip_share=self.clip_share))
 
 
 def _are_limits(at_extremes: int, samples: int, *, levels: float, clip_share: float) -> bool:

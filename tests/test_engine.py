@@ -11,7 +11,7 @@ from monitor.clock import Discipline, FixedClock
 from monitor.engine import Engine, Irregular
 from monitor.model import Model
 from monitor.records import ChannelId, Detection, Packet, Segment
-from monitor.settings import LiveSettings, Settings
+from monitor.settings import LiveSettings, QualitySettings, SeedLinkSettings, Settings
 from monitor.state import STATE_FILE, SavedState, StateError, read_state, write_state
 from monitor.timebase import NS_PER_SECOND
 from tests.test_pipeline import detect
@@ -242,3 +242,28 @@ def test_after_a_long_outage_data_go_on_as_if_there_had_been_none(
             assert run.engine.tick() == []
         run.give(piece)
     assert alike(finish(run)) == replayed
+
+
+def test_a_channel_that_is_asked_for_by_name_and_never_comes_is_dead(model: Model) -> None:
+    named = SeedLinkSettings(host="h", stations=["XX.ABC.00.HHZ", "XX.GONE.00.HHZ", "XX.WILD.00.HH?"])
+    settings = msgspec.structs.replace(SERVICE, seedlink=[named])
+    run = feed(model, settings=settings)
+    assert [look.report.seed_id for look in run.engine.look()] == ["XX.ABC.00.HHZ", "XX.GONE.00.HHZ"]
+    run.clock.advance(200 * NS_PER_SECOND)
+    assert {look.report.state for look in run.engine.look()} == {"dead"}
+    run.engine.reconfigure(SERVICE, lambda channel: False)
+    assert run.engine.look() == []
+
+
+def test_limits_of_quality_can_be_changed_while_it_runs(model: Model) -> None:
+    run = feed(model)
+    wave = 1000 * np.sin(np.arange(10_000) / 7)[None]
+    pieces = split(segments(wave, rate=100.0, channels="Z")[0], [100])
+    for piece in pieces[:50]:
+        run.give(piece)
+    assert run.engine.look()[0].report.state == "ok"
+    strict = msgspec.structs.replace(SERVICE, quality=QualitySettings(full_scale_counts=900.0))
+    run.engine.reconfigure(strict, lambda channel: True)
+    for piece in pieces[50:]:
+        run.give(piece)
+    assert run.engine.look()[0].report.state == "clipped"

@@ -125,6 +125,20 @@ def test_a_channel_of_two_groups_stays_while_one_has_it() -> None:
     assert "monitor_gaps_total channel=HHN station=XX.ABC" not in series
 
 
+def test_what_is_asked_for_by_name_exists_before_it_comes() -> None:
+    metrics = Metrics()
+    metrics.expect([Z.station_id], [Z])
+    owned = {name for name in found(complete()) if "channel=" in name or "station=" in name}
+    expected = {name for name in owned if "channel=" not in name or "channel=HHZ" in name}
+    assert {name for name in found(metrics) if "channel=" in name or "station=" in name} == expected
+    metrics.add_station(BROAD)
+    assert {name for name in found(metrics) if "channel=" in name or "station=" in name} == owned
+    metrics.remove_station(BROAD)
+    assert {name for name in found(metrics) if "channel=" in name or "station=" in name} == expected
+    metrics.expect([], [])
+    assert not any("channel=" in name or "station=" in name for name in found(metrics))
+
+
 def test_a_packet() -> None:
     metrics = complete()
     before = found(metrics)

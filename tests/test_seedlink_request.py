@@ -79,3 +79,9 @@ def test_nothing_but_star_and_question_mark_is_special() -> None:
     assert not matches("A", "[A]")
     assert matches("", "*")
     assert not matches("", "?")
+
+
+def test_what_is_named_without_wildcards() -> None:
+    selection = Selection(["XX.A", "XX.B.00.HHZ", "XX.B.--.HH?", "XX.C*.00.HHZ", "XX.D.00.LOG"])
+    assert selection.named_stations == ("XX.A", "XX.B", "XX.D")
+    assert selection.named_channels == (ChannelId("XX", "B", "00", "HHZ"),)

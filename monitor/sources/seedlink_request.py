@@ -95,6 +95,22 @@ class Selection:
         """The station patterns; those without wildcards first, as servers expect."""
         return tuple(sorted(self._streams, key=lambda station: ("*" in station, "?" in station)))
 
+    @property
+    def named_stations(self) -> tuple[str, ...]:
+        """Those of the stations that are named without wildcards."""
+        return tuple(station for station in self.stations if not is_pattern(station))
+
+    @property
+    def named_channels(self) -> tuple[ChannelId, ...]:
+        """The channels that are named without wildcards."""
+        named = (
+            ChannelId(*station.split("."), location, channel)
+            for station in self.named_stations
+            for location, channel in self._streams[station]
+            if not is_pattern(location + channel)
+        )
+        return tuple(channel for channel in named if self._also(channel))
+
     def wants(self, channel: ChannelId) -> bool:
         """Tell whether a channel is wanted."""
         return self._also(channel) and any(
