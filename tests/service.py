@@ -78,12 +78,12 @@ class Monitor:
         self.write(seedlink=seedlink, mqtt=mqtt, more=more)
         self.process: subprocess.Popen[str] | None = None
 
-    def write(self, *, seedlink: int, mqtt: int, more: str = "", server: str = "") -> None:
+    def write(self, *, seedlink: int, mqtt: int, more: str = "", server: str = "", broker: str = "") -> None:
         """Write the settings."""
         self.config.write_text(
             f'[[seedlink]]\nhost = "127.0.0.1"\nport = {seedlink}\nstations = ["*.*"]\nbacklog_s = 604800\n'
             f"backoff_s = 0.05\nbackoff_max_s = 0.1\n{server}\n"
-            f'[mqtt]\nhost = "127.0.0.1"\nport = {mqtt}\nclient_id = "test"\nbackoff_s = 0.05\nbackoff_max_s = 0.1\n'
+            f'[mqtt]\nhost = "127.0.0.1"\nport = {mqtt}\nclient_id = "test"\nbackoff_s = 0.05\nbackoff_max_s = 0.1\n{broker}\n'
             f'[http]\nport = {self.http}\n[state]\ndirectory = "state"\nsave_interval_s = 0.1\n'
             f'[log]\nformat = "text"\n{more}'
         )

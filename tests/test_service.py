@@ -89,7 +89,14 @@ def test_live_equals_replay(
 ) -> None:
     with Mosquitto(tmp_path / "broker") as broker, Hearer(broker.port) as hearer, playing(source) as server:
         monitor = Monitor(tmp_path, seedlink=server.port, mqtt=broker.port)
-        monitor.write(seedlink=server.port, mqtt=broker.port, more=DETECTOR, server=f'version = "{version}"')
+        one_of_two = "usgs_pick = true" if version == "4" else ""
+        monitor.write(
+            seedlink=server.port,
+            mqtt=broker.port,
+            more=DETECTOR,
+            server=f'version = "{version}"',
+            broker=one_of_two,
+        )
         with running(monitor):
             wait_for(
                 lambda: len(hearer.finals()) >= len(expected), why="detections are missing", or_if=monitor.has_ended
@@ -106,6 +113,10 @@ def test_live_equals_replay(
         assert statuses[0]["state"] == "online"
         assert (statuses[-1]["state"], statuses[-1]["reason"]) == ("offline", "stopped")
         assert {d["id"]: d["revision"] for d in hearer.detections if d["state"] == "new"}.keys() == expected.keys()
+        picks = {body["ID"]: body for topic, body in hearer.messages if topic == "monitor/v1/XX/ABC/pick"}
+        assert picks.keys() == (expected.keys() if one_of_two else set())
+        for one, pick in picks.items():
+            assert pick["Time"] == expected[one].onset[:23] + "Z"
 
 
 def test_killed_again_and_again_nothing_is_lost_or_told_anew(
