@@ -1,10 +1,10 @@
-"""What one station's monitor takes: the time until it is ready, resident memory, processor time.
+"""What a monitor takes: the time until it is ready, resident memory, processor time.
 
-    python benchmarks/footprint.py [--runs 5] [--seconds 60] [--settings more.toml]
+    python benchmarks/footprint.py [--stations 1] [--runs 5] [--seconds 60] [--settings more.toml]
 
-Starts `monitor serve` with a made-up three-component station of 100 Hz whose data begin two minutes ago, and `monitor
-run` on it with the default settings and no broker. Ready is when systemd would be told so; beside it, as the measure of
-the machine, how long a Python takes that only imports NumPy and the interpreter of the model.
+Starts `monitor serve` with made-up three-component stations of 100 Hz whose data begin two minutes ago, in packets of a
+second, and `monitor run` on them with default settings and no broker. Ready is when systemd would be told so; beside it
+is how long a Python takes that only imports NumPy and the interpreter of the model.
 """
 
 import argparse
@@ -31,6 +31,7 @@ PEER = "import numpy, ai_edge_litert.interpreter"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stations", type=int, default=1)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--settings", type=Path, help="further settings, appended to those of the run")
@@ -38,7 +39,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         recording = folder / "station.mseed"
-        write_recording(recording, seconds=wanted.seconds + 300)
+        write_recording(recording, stations=wanted.stations, seconds=wanted.seconds + 180)
         with serving(recording, folder) as port:
             more = wanted.settings.read_text() if wanted.settings else ""
             starts = [run(folder, port, more=more, seconds=0)[0] for _ in range(wanted.runs)]
@@ -48,25 +49,25 @@ def main() -> None:
     print(f"ready      after {start:.2f} s in the median ({min(starts):.2f} to {max(starts):.2f}),")
     print(f"           {start / peer:.1f} times as long as importing NumPy and LiteRT ({peer:.2f} s)")
     print(f"memory     {resident:.0f} MB resident after {wanted.seconds} s of data and a backlog of two minutes")
-    print(f"processor  {processor:.1f} s in that time, start included")
+    print(f"processor  {processor:.1f} s in that time, start and backlog included")
 
 
-def write_recording(path: Path, *, seconds: int) -> None:
-    """Noise with a slow swell on three components."""
+def write_recording(path: Path, *, stations: int, seconds: int) -> None:
+    """Noise with a slow swell on three components of each station, the seconds one after the other."""
     rng = np.random.default_rng(1)
-    time_s = np.arange(seconds * RATE) / RATE
+    swell = 2000 * np.sin(np.arange(seconds * RATE) / RATE)
+    record = MS3Record(reclen=512, encoding=DataEncoding.STEIM2)
+    record.samprate = RATE
     with path.open("wb") as out:
-        pieces = []
-        for code in "ZNE":
-            counts = (300 * rng.standard_normal(len(time_s)) + 2000 * np.sin(time_s)).astype(np.int32)
-            record = MS3Record(reclen=512, encoding=DataEncoding.STEIM2)
-            record.sourceid, record.samprate = f"FDSN:XX_FOOT__H_H_{code}", RATE
-            for first in range(0, len(counts), RATE):
-                record.starttime = first // RATE * NS_PER_SECOND
-                packed = record.generate(counts[first : first + RATE], sample_type="i")
-                pieces += [(first, bytes(one)) for one in packed]
-        for _, piece in sorted(pieces, key=lambda one: one[0]):
-            out.write(piece)
+        for second in range(seconds):
+            record.starttime = second * NS_PER_SECOND
+            for number in range(stations):
+                for code in "ZNE":
+                    record.sourceid = f"FDSN:XX_F{number:03d}__H_H_{code}"
+                    noise = 300 * rng.standard_normal(RATE)
+                    counts = (noise + swell[second * RATE : (second + 1) * RATE]).astype(np.int32)
+                    for packed in record.generate(counts, sample_type="i"):
+                        out.write(bytes(packed))
 
 
 @contextmanager
@@ -94,8 +95,8 @@ def run(folder: Path, port: int, *, more: str, seconds: int) -> tuple[float, flo
     """Seconds until ready; megabytes and processor seconds after `seconds` of it."""
     config = folder / "monitor.toml"
     config.write_text(
-        f'[[seedlink]]\nhost = "127.0.0.1"\nport = {port}\nstations = ["XX.FOOT"]\n'
-        f'[state]\ndirectory = "state"\n[http]\nport = 0\n{more}'
+        f'[[seedlink]]\nhost = "127.0.0.1"\nport = {port}\nstations = ["XX.F*"]\n'
+        f'[state]\ndirectory = "state{time.monotonic_ns()}"\n[http]\nport = 0\n{more}'
     )
     address = folder / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
