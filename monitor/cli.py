@@ -18,10 +18,12 @@ class _Command(NamedTuple):
 # In the order of `--help`. A module has a function, or a Typer called `app` for commands of its own, of that name.
 _COMMANDS = {
     "replay": _Command("monitor.commands.replay", "Find earthquakes in recordings."),
+    "explain": _Command("monitor.commands.explain", "Say why a moment of a recording was a detection, or was not."),
     "run": _Command("monitor.commands.run", "Listen to seismometers and say when there is an earthquake: the service."),
     "check": _Command("monitor.commands.check", "Say everything that is wrong with the settings."),
     "streams": _Command("monitor.commands.streams", "List what a SeedLink server has."),
     "serve": _Command("monitor.commands.serve", "Play recordings as a SeedLink server."),
+    "demo": _Command("monitor.commands.demo", "See it work: real earthquakes, played into the service."),
     "model": _Command("monitor.commands.model", "What the model is, whether it runs here, and how fast."),
 }
 
@@ -74,6 +76,9 @@ def main() -> None:
         # The reader of the output has gone, as `| head` does; what Python flushes at exit would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except KeyboardInterrupt:
+        # While a command is still being loaded; from then on it is the command's own affair.
+        sys.exit(130)
 
 
 if __name__ == "__main__":
