@@ -160,7 +160,8 @@ def _listed(names: Sequence[str]) -> str:
 def try_model(settings: Settings) -> Iterator[Outcome]:
     """Load the model and compare its answers with its reference."""
     try:
-        model = Model(Path(settings.model.path) if settings.model.path is not None else None)
+        path = Path(settings.model.path) if settings.model.path is not None else None
+        model = Model(path, device=settings.model.device)
     except ModelError as error:
         yield Outcome("failed", "model", str(error))
         return
@@ -169,6 +170,9 @@ def try_model(settings: Settings) -> Iterator[Outcome]:
         yield Outcome("failed", "model", f"{model.path}: {'; '.join(differences)}")
     else:
         yield Outcome("ok", "model", f"{model.path} runs here and gives its reference answers")
+    if settings.model.device == "edgetpu" and model.edge_tpu_trouble is not None:
+        yield Outcome("warning", "model", f"runs on the processor: {model.edge_tpu_trouble}")
+    model.close()
 
 
 def try_state(settings: Settings) -> Iterator[Outcome]:

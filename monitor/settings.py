@@ -4,7 +4,9 @@ Each value is checked when it is built, so that an illegal one cannot exist. Wha
 the attribute docstrings are what `monitor check --reference` prints.
 """
 
+import re
 from collections.abc import Iterable
+from ipaddress import ip_network
 from typing import Annotated, Literal
 
 from msgspec import field
@@ -17,14 +19,22 @@ _DAY_S = 86400
 Port = Annotated[int, within(1, 65535)]
 
 
+def _is_host(text: str) -> bool:
+    """Tell a name or an address; an IPv6 address has two colons or more, a name with a port one."""
+    return bool(text) and not any(ch.isspace() or ch in "/\0" for ch in text) and text.count(":") != 1
+
+
 class ModelSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which model decides.
 
     Attributes:
         path: A `.tflite` made by `python -m train`; the shipped one unless set. Relative to the settings file.
+        device: What runs it. "auto": a Coral Edge TPU if its library, the stick and the compiled model
+            (`*_edgetpu.tflite` beside the model) are there, else the processor; "edgetpu" warns where they are not.
     """
 
     path: Annotated[FilePath, example("model.tflite")] | None = None
+    device: Literal["auto", "cpu", "edgetpu"] = "auto"
 
 
 class SeedLinkSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -143,6 +153,33 @@ class OutboxSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     max_age_s: Annotated[float, within(60.0, 10 * 365 * _DAY_S)] = 30.0 * _DAY_S
 
 
+class ArchiveSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is kept of the data, in the state directory: of each detection (events/), and of everything (sds/).
+
+    Attributes:
+        events: Keep each detection's JSON, pictures and the records of all of its station's channels.
+        before_s, after_s: From so long before its onset to so long after it, or to 30 s after its end if that is later.
+        pictures: Draw each event, by a process of its own.
+        max_bytes: Most bytes of events; the oldest are deleted first.
+        max_age_s: What is older is deleted.
+        sds: Keep all records as they are received, in files by channel and day (SDS).
+        sds_max_bytes: Most bytes of them; the oldest days are deleted first.
+        sds_max_age_s: Days that ended longer ago are deleted.
+        free_bytes: Where the file system has less free than this, archiving stops until there is room.
+    """
+
+    events: bool = True
+    before_s: Annotated[float, within(0.0, 600.0)] = 60.0
+    after_s: Annotated[float, within(0.0, 3600.0)] = 120.0
+    pictures: bool = True
+    max_bytes: Annotated[int, within(1024 * 1024, 1024**5)] = 1024**3
+    max_age_s: Annotated[float, within(3600.0, 100 * 365 * _DAY_S)] = 365.0 * _DAY_S
+    sds: bool = False
+    sds_max_bytes: Annotated[int, within(1024 * 1024, 1024**5)] = 4 * 1024**3
+    sds_max_age_s: Annotated[float, within(float(_DAY_S), 100 * 365 * _DAY_S)] = 30.0 * _DAY_S
+    free_bytes: Annotated[int, within(0, 1024**5)] = 256 * 1024 * 1024
+
+
 class MqttSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The MQTT broker.
 
@@ -229,6 +266,48 @@ class HttpSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     port: Annotated[int, within(0, 65535)] | None = 9464
 
 
+class PageSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The station page: waveforms, spectrogram, detections and health in a browser; read-only.
+
+    Attributes:
+        listen: Address; only this computer by default, "0.0.0.0" or "::" for the whole network.
+        port: 0 for any free one, "none" for no page.
+        user, password_file: Ask for a login (HTTP Basic). The password is the first line of a file: its path, relative
+            to the settings file, or the name of a systemd credential.
+        user_header: Let in whom a reverse proxy has logged in: the header in which it names the user. Only from
+            trusted_proxies; with user also set, either will do.
+        trusted_proxies: Addresses or networks whose user_header is believed; this computer unless set.
+        max_viewers: Browsers that may follow at a time; one more is told to come later.
+    """
+
+    listen: str = "127.0.0.1"
+    port: Annotated[int, within(0, 65535)] | None = 9465
+    user: Annotated[str, example("station")] | None = None
+    password_file: Annotated[CredentialPath, example("page-password")] | None = None
+    user_header: Annotated[str, example("Remote-User")] | None = None
+    trusted_proxies: Annotated[list[str], example(["127.0.0.1", "10.0.0.0/24"])] | None = None
+    max_viewers: Annotated[int, within(1, 1000)] = 50
+
+    def refusals(self) -> Iterable[Refusal]:
+        """Refuse addresses that are none and logins that contradict themselves."""
+        if not _is_host(self.listen):
+            text = f"listen is {self.listen!r}; accepted: a host name or an address, without a port"
+            yield Refusal(("listen",), text)
+        if (self.user is None) != (self.password_file is None):
+            there, missing = ("password_file", "user") if self.user is None else ("user", "password_file")
+            yield Refusal((there, missing), f"{there} is set but {missing} is not; accepted: both or neither")
+        if self.user is not None and (not self.user.isprintable() or not self.user or ":" in self.user):
+            yield Refusal(("user",), f"user is {self.user!r}; accepted: text without a colon")
+        if self.user_header is not None and not re.fullmatch(r"[A-Za-z0-9-]+", self.user_header):
+            yield Refusal(("user_header",), f"user_header is {self.user_header!r}; accepted: such as 'Remote-User'")
+        for proxy in self.trusted_proxies or ():
+            try:
+                ip_network(proxy)
+            except ValueError:
+                text = f"trusted_proxies holds {proxy!r}; accepted: addresses and networks, such as '10.0.0.0/24'"
+                yield Refusal(("trusted_proxies",), text)
+
+
 class QualitySettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """When a channel is called bad.
 
@@ -269,8 +348,10 @@ class Settings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         quality: When a channel is called bad.
         state: What is kept on disk.
         outbox: Messages that wait for the broker.
+        archive: What is kept of the data.
         mqtt: The broker.
         http: Metrics and health.
+        page: The station page.
         log: The log.
     """
 
@@ -281,8 +362,10 @@ class Settings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     quality: QualitySettings = QualitySettings()
     state: StateSettings = StateSettings()
     outbox: OutboxSettings = OutboxSettings()
+    archive: ArchiveSettings = ArchiveSettings()
     mqtt: MqttSettings = MqttSettings()
     http: HttpSettings = HttpSettings()
+    page: PageSettings = PageSettings()
     log: LogSettings = LogSettings()
 
     def refusals(self) -> Iterable[Refusal]:
@@ -292,8 +375,3 @@ class Settings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             yield Refusal(
                 ("seedlink",), f"two seedlink servers are called {label!r}; accepted: each with a name of its own"
             )
-
-
-def _is_host(text: str) -> bool:
-    """Tell a name or an address; an IPv6 address has two colons or more, a name with a port one."""
-    return bool(text) and not any(ch.isspace() or ch in "/\0" for ch in text) and text.count(":") != 1

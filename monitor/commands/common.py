@@ -8,7 +8,7 @@ import msgspec
 import typer
 
 from monitor.config import ConfigError, read_settings
-from monitor.model import Model, ModelError
+from monitor.model import Device, Model, ModelError
 from monitor.settings import Settings
 
 EXIT_FAILED = 1
@@ -23,6 +23,9 @@ ConfigOption = Annotated[
 ModelOption = Annotated[
     Path | None, typer.Option("--model", metavar="TFLITE", help="Another model than the shipped one.")
 ]
+DeviceOption = Annotated[
+    Device | None, typer.Option("--device", help="What runs the model: the processor, or a Coral Edge TPU.")
+]
 
 
 def fail(message: str, code: int) -> NoReturn:
@@ -31,8 +34,8 @@ def fail(message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
-def settings_of(config: Path | None, model_path: Path | None) -> Settings:
-    """The settings, with the model that the command line names; ends the command where they are bad."""
+def settings_of(config: Path | None, model_path: Path | None, device: Device | None = None) -> Settings:
+    """The settings, with the model and device that the command line names; ends the command where they are bad."""
     try:
         settings = read_settings(config)
     except ConfigError as error:
@@ -41,12 +44,15 @@ def settings_of(config: Path | None, model_path: Path | None) -> Settings:
         settings = msgspec.structs.replace(
             settings, model=msgspec.structs.replace(settings.model, path=str(model_path))
         )
+    if device is not None:
+        settings = msgspec.structs.replace(settings, model=msgspec.structs.replace(settings.model, device=device))
     return settings
 
 
 def model_of(settings: Settings) -> Model:
     """The model that the settings name; ends the command where it is refused."""
     try:
-        return Model(Path(settings.model.path) if settings.model.path is not None else None)
+        path = Path(settings.model.path) if settings.model.path is not None else None
+        return Model(path, device=settings.model.device)
     except ModelError as error:
         fail(str(error), EXIT_MODEL)

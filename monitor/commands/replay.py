@@ -16,6 +16,7 @@ from monitor.commands.common import (
     EXIT_INTERRUPTED,
     EXIT_USAGE,
     ConfigOption,
+    DeviceOption,
     ModelOption,
     fail,
     model_of,
@@ -76,13 +77,14 @@ def replay(
     ] = False,
     config: ConfigOption = None,
     model: ModelOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Find earthquakes in recordings.
 
     Prints each detection as it is found. Exit codes: 0 done, 1 something could not be read (what could was processed),
     2 wrong usage, 3 model refused, 130 interrupted.
     """
-    settings = settings_of(config, model)
+    settings = settings_of(config, model, device)
     settings = _with_threshold(settings, threshold, false_alarms_per_day)
     if speed is not None and not 0 < speed < float("inf"):
         fail(f"--speed is {speed}; accepted: more than 0", EXIT_USAGE)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from monitor.clock import HostClock
-from monitor.commands.common import EXIT_FAILED, EXIT_MODEL, EXIT_TEMPORARY, EXIT_USAGE, fail
+from monitor.commands.common import EXIT_FAILED, EXIT_MODEL, EXIT_TEMPORARY, EXIT_USAGE, DeviceOption, fail
 from monitor.config import ConfigError, read_settings, state_directory
 from monitor.logs import Redaction, set_up
 from monitor.model import Model, ModelError
@@ -25,6 +25,7 @@ def run(
         Path | None,
         typer.Option("--config", metavar="TOML", help="Settings file; see `monitor check --reference`."),
     ] = None,
+    device: DeviceOption = None,
 ) -> None:
     """Listen to seismometers and say when there is an earthquake: the service.
 
@@ -44,7 +45,8 @@ def run(
     redaction = Redaction()
     set_up(settings.log, redaction=redaction, on_record=metrics.log)
     try:
-        model = Model(None if settings.model.path is None else Path(settings.model.path))
+        path = None if settings.model.path is None else Path(settings.model.path)
+        model = Model(path, device=device or settings.model.device)
         differences = model.verify()
         if differences:
             raise ModelError(f"{model.path}: {'; '.join(differences)}")
