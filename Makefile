@@ -18,12 +18,15 @@ DEMO_OUTPUT := demo-output
 .DELETE_ON_ERROR:
 # Two installs into one environment at once would disturb each other.
 .NOTPARALLEL:
-.PHONY: help demo test lint format train test-cluster parity-arm64 lock clean
+.PHONY: help demo demo-replay test lint format train test-cluster parity-arm64 lock clean edgetpu audit sbom deb test-systemd test-image test-arm64
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
-demo: $(DEMO_READY) ## Find the earthquakes of 2010-05-27 in four stations' recordings
+demo: $(DEMO_READY) ## See it work: recorded earthquakes, played into the service (DEMO_ARGS="--keep --open")
+	@$(BIN)/monitor demo --output $(DEMO_OUTPUT) $(DEMO_ARGS)
+
+demo-replay: $(DEMO_READY) ## Find the same earthquakes straight in the recordings, and draw them
 	$(BIN)/monitor replay $(DEMO_FILES) --format table --plot $(DEMO_OUTPUT)/
 	@echo "Each line above is one detection at one station. $(DEMO_OUTPUT)/ now holds the pictures:"
 	@ls -1 $(DEMO_OUTPUT)/*
@@ -49,6 +52,31 @@ test-cluster: $(ALL_READY) ## Train with two workers on this machine; both must 
 parity-arm64: $(DEMO_READY) ## Compare detections with arm64 under emulation (needs Debian's qemu-user-static)
 	$(BIN)/python benchmarks/parity_arm64.py $(PARITY_ARGS)
 
+deb: $(DEMO_READY) ## Build dist/seismic-monitor_VERSION_ARCH.deb (ARCH=arm64: for a Raspberry Pi)
+	PYTHON=$(CURDIR)/$(BIN)/python $(if $(ARCH),ARCH=$(ARCH)) deploy/deb/build.sh
+
+test-systemd: $(ALL_READY) ## Install, run, harm, upgrade and remove it on a fresh Debian with systemd (as root; FIELD_SUITE=trixie)
+	$(BIN)/python -m pytest -p tests.field.table --tb=short tests/field/systemd.py tests/field/pages.py $(PYTEST_ARGS)
+
+test-image: $(ALL_READY) ## Build the container image for amd64 and arm64, and run it (as root; FIELD_ARCHITECTURES=amd64)
+	$(BIN)/python -m pytest -p tests.field.table --tb=short tests/field/image.py $(PYTEST_ARGS)
+
+test-arm64: $(ALL_READY) ## Install on a fresh Debian for arm64 under QEMU, compare (as root; FIELD_RELEASES="bookworm trixie")
+	$(BIN)/python -m pytest -p tests.field.table --tb=short tests/field/arm64.py $(PYTEST_ARGS)
+
+edgetpu: $(DEMO_READY) ## Compile the model for a Coral Edge TPU (MODEL=file; needs Google's edgetpu_compiler, x86-64)
+	$(BIN)/python -m train.edgetpu $(MODEL)
+
+# Beside the environment, not in it: pip-audit brings much that is not locked.
+audit: $(CREATED) ## Ask whether anything in the locks is known to be vulnerable, and that all is pinned with hashes
+	@test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && \
+		$(VENV)/audit/bin/python -m pip --disable-pip-version-check install --quiet pip-audit; } || \
+		echo "pip-audit cannot be installed here"
+	$(BIN)/python deploy/audit.py --pip-audit $(VENV)/audit/bin/pip-audit
+
+sbom: $(DEMO_READY) ## Write what an edge installation consists of to dist/ (CycloneDX)
+	$(BIN)/python deploy/sbom.py --output dist/seismic-monitor.cdx.json
+
 # One resolution for all: the smaller locks take their versions from the full one.
 UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-emit-index-url --custom-compile-command "make lock" $(LOCK_ARGS)
@@ -58,6 +86,7 @@ lock: $(CREATED) ## Resolve the dependencies anew where needed (LOCK_ARGS=--upgr
 	$(UV_COMPILE) --all-extras --group build --group dev --output-file requirements.lock
 	$(UV_COMPILE) --extra demo --group build --constraint requirements.lock --output-file requirements-demo.lock
 	$(UV_COMPILE) --constraint requirements.lock --output-file requirements-edge.lock
+	$(subst pyproject.toml ,,$(UV_COMPILE)) --group build --constraint requirements.lock --output-file requirements-build.lock
 
 clean: ## Remove the environment and everything that was made
 	rm -rf $(VENV) $(DEMO_OUTPUT) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

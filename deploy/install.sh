@@ -3,7 +3,8 @@
 # right already is left as it is. `install.sh --help` lists the options, docs/install.md shows them in use.
 #
 #   /opt/monitor/versions/VERSION-HASH/   one environment for each installed version
-#   /opt/monitor/current                  the one that runs; an upgrade switches this link, a rollback switches it back
+#   /opt/monitor/current                  the one that runs; an upgrade switches this link
+#   /opt/monitor/previous                 the one that ran before; a rollback exchanges the two
 #   /etc/monitor/*.toml                   settings: made once, never touched again
 #   /etc/credstore/monitor.*              secrets, for root only; systemd hands them to the service
 #   /var/lib/monitor                      state: positions in the streams, messages not yet delivered
@@ -61,6 +62,8 @@ fail() {
 # -- the command line --------------------------------------------------------------------------------------------------
 
 root="" wheels="" python=python3 instance="" action=install purge=no start=yes wait_s=120 package=no managed=no coral=no
+# What a running service has to be restarted for.
+changed=no
 answers=() pip_command=()
 declare -A secret_files=()
 
@@ -129,13 +132,20 @@ name_places() {
 # Is there a systemd to talk to? Not below --root, and not while an image is built.
 booted() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
 
-version_now() { if [ -L "$opt/current" ]; then basename "$(readlink "$opt/current")"; fi; }
+# The version that the link $opt/$1 points to; nothing where there is none.
+version_of() { if [ -L "$opt/$1" ]; then basename "$(readlink "$opt/$1")"; fi; }
 
-# Every unit of ours that runs or is meant to run.
-services_active() {
+# Every unit of ours in one of the states $1.
+services() {
     booted || return 0
-    systemctl list-units --plain --no-legend --state=active,activating,reloading,failed 'monitor.service' 'monitor@*.service' |
-        awk '{ print $1 }'
+    systemctl list-units --plain --no-legend --state="$1" 'monitor.service' 'monitor@*.service' | awk '{ print $1 }'
+}
+
+# Two at once would pull the ground from under each other's feet.
+lock() {
+    [ -z "$root" ] || return 0
+    exec 9>/run/lock/monitor-install
+    flock --nonblock 9 || fail "another install.sh is at work"
 }
 
 # -- program -----------------------------------------------------------------------------------------------------------
@@ -162,7 +172,7 @@ find_wheel() {
     if [ -z "$wheels" ] && [ -d "$here/wheels" ]; then
         wheels=$here/wheels
     fi
-    local found
+    local found build
     if [ -n "$wheels" ]; then
         found=("$wheels"/seismic_monitor-*.whl)
         [ -e "${found[0]}" ] || fail "$wheels has no seismic_monitor-*.whl" $exit_usage
@@ -171,7 +181,11 @@ find_wheel() {
         [ -e "$here/../pyproject.toml" ] || fail "neither wheels nor a checkout are beside this script: --wheels DIR" $exit_usage
         say "building the program from $(cd "$here/.." && pwd)"
         find_pip
-        "${pip_command[@]}" wheel --quiet --no-deps --wheel-dir "$scratch/wheel" "$here/.."
+        # What it is built with is locked like what it runs with.
+        "$python" -m venv --without-pip "$scratch/build"
+        build=("${pip_command[@]}" --python "$scratch/build/bin/python")
+        "${build[@]}" install --quiet --only-binary=:all: --require-hashes --requirement "$here/../requirements-build.lock"
+        "${build[@]}" wheel --quiet --no-deps --no-build-isolation --wheel-dir "$scratch/wheel" "$here/.."
         found=("$scratch"/wheel/seismic_monitor-*.whl)
     fi
     wheel=${found[0]}
@@ -224,24 +238,42 @@ forget_old_versions() {
     local folder name
     for folder in "$opt"/versions/*; do
         name=$(basename "$folder")
-        if [ "$name" != "$(version_now)" ] && [ "$name" != "${1-}" ]; then
+        if [ "$name" != "$(version_of current)" ] && [ "$name" != "$(version_of previous)" ]; then
             rm -rf "$folder"
         fi
     done
 }
 
-# Point `current` at a version, all at once, and take the units that came with it.
+# Point the link $opt/$1 at version $2, all at once.
+point() {
+    ln -sfn "versions/$2" "$opt/$1.new"
+    mv -T "$opt/$1.new" "$opt/$1"
+}
+
+# Copy a file where it differs from what is there; a service that runs has to be restarted then.
+renew() {
+    if ! cmp -s "$2" "$3"; then
+        install -D -m "$1" "$2" "$3"
+        changed=yes
+    fi
+}
+
+# Make a version the current one, and take the units that came with it.
 switch_to() {
-    ln -sfn "versions/$1" "$opt/current.new"
-    mv -T "$opt/current.new" "$opt/current"
+    local unit
+    if [ "$(version_of current)" != "$1" ]; then
+        point current "$1"
+        changed=yes
+    fi
     install -d -m 0755 "$root/usr/local/bin"
     ln -sfn /opt/monitor/current/bin/monitor "$root/usr/local/bin/monitor"
     if [ $managed = no ]; then
-        install -d -m 0755 "$units"
-        install -m 0644 "$opt/current/systemd/monitor.service" "$opt/current/systemd/monitor@.service" "$units"
+        for unit in monitor.service monitor@.service; do
+            renew 0644 "$opt/current/systemd/$unit" "$units/$unit"
+        done
     fi
     if [ $coral = yes ]; then
-        install -D -m 0644 "$opt/current/systemd/coral.conf" "$units/$service.d/coral.conf"
+        renew 0644 "$opt/current/systemd/coral.conf" "$units/$service.d/coral.conf"
     fi
     if booted; then
         systemctl daemon-reload
@@ -371,7 +403,7 @@ make_settings() {
             install -m 0644 "${answers[i + 1]}" "$etc/ca.pem"
         fi
     done
-    install -m 0644 "$scratch/settings.toml" "$settings"
+    renew 0644 "$scratch/settings.toml" "$settings"
 }
 
 # A password that the answers make necessary, and that nobody gave, is asked for.
@@ -389,16 +421,17 @@ store_secrets() {
     [ ${#secret_files[@]} -gt 0 ] || return 0
     install -d -m 0700 "$credstore"
     for name in "${!secret_files[@]}"; do
-        install -m 0600 "${secret_files[$name]}" "$credstore/$state_name.$name"
+        renew 0600 "${secret_files[$name]}" "$credstore/$state_name.$name"
     done
 }
 
-# Run a command as the service would: its user, its state directory, its secrets.
+# Run a command as the service would: its user, its state directory, its secrets, those of drop-ins included.
 as_service() {
-    local line arguments=()
+    local line arguments=() unit=$opt/versions/$version/systemd/monitor${instance:+@}.service
     while read -r line; do
         arguments+=(-p "${line//%i/$instance}")
-    done < <(grep -E '^(User|Group|StateDirectory|StateDirectoryMode|LoadCredential)=' "$opt/versions/$version/systemd/monitor${instance:+@}.service")
+    done < <(cat "$unit" "$units/monitor${instance:+@}.service.d"/*.conf ${instance:+"$units/$service.d"/*.conf} 2>/dev/null |
+        grep -E '^(User|Group|SupplementaryGroups|StateDirectory(Mode)?|(Load|Set)Credential(Encrypted)?|Environment(File)?)=.')
     systemd-run --quiet --pipe --wait --collect "${arguments[@]}" "$@" </dev/null
 }
 
@@ -447,54 +480,84 @@ go_back_to() {
     say "going back to version $1" >&2
     switch_to "$1"
     shift
-    [ $# = 0 ] || start_all "$@" || fail "the version before does not come up either"
+    [ $# = 0 ] || start_all "$@" || fail "version $(version_of current) does not come up either"
 }
 
 # -- the three actions -------------------------------------------------------------------------------------------------
 
 install_all() {
-    local before
+    local before upgrade_only=no is_new=no code=0
     check_python
+    lock
     find_wheel
-    before=$(version_now)
+    before=$(version_of current)
     make_user
     make_environment
-    ask_answers
-    local is_new=no code=0
-    if [ ! -e "$settings" ] || settings_untouched; then
-        is_new=yes
+    if [ ${#answers[@]} = 0 ] && [ -z "$instance" ] && [ ! -e "$settings" ] && compgen -G "$etc/*.toml" >/dev/null; then
+        # Here are only services with a name; one without was never asked for.
+        upgrade_only=yes
+    elif [ $package = no ]; then
+        ask_answers
+        [ -e "$settings" ] && ! settings_untouched || is_new=yes
+        make_settings
+        store_secrets
+    elif [ ! -e "$settings" ] || settings_untouched; then
+        upgrade_only=yes
     fi
-    make_settings
-    store_secrets
-    local to_start=() unit
-    mapfile -t to_start < <(services_active)
-    if [ $is_new = yes ] && [ ${#answers[@]} = 0 ]; then
-        switch_to "$version"
+    if [ $upgrade_only = no ] && { [ $is_new = no ] || [ ${#answers[@]} -gt 0 ]; }; then
+        check_settings
+    fi
+    # What does not run now is no measure of the new version.
+    local to_start=() failed_before=()
+    mapfile -t to_start < <(services active,activating,reloading)
+    mapfile -t failed_before < <(services failed)
+    switch_to "$version"
+    if [ "$before" = "$version" ]; then
+        to_start=() failed_before=()
+    fi
+    if [ $upgrade_only = yes ] || [ $package = yes ]; then
+        : # What was not running stays so.
+    elif [ $is_new = yes ] && [ ${#answers[@]} = 0 ]; then
         say "installed. What is missing is what to listen to: the options of $0 --help, or"
         say "write it into $settings and: systemctl enable --now $service"
     else
-        check_settings
-        switch_to "$version"
-        if [ -z "$root" ] && [ $package = no ]; then
-            systemctl --quiet enable "$service"
+        [ -n "$root" ] || systemctl --quiet enable "$service"
+        if ! booted || [[ " ${to_start[*]-} " == *" $service "* ]]; then
+            :
+        elif [ $changed = no ] && systemctl --quiet is-active "$service"; then
+            say "$service runs already: $(property "$service" StatusText)"
+        else
+            to_start+=("$service")
         fi
-        [[ " ${to_start[*]-} " == *" $service "* ]] || [ $package = yes ] || to_start+=("$service")
     fi
-    if booted && [ $start = yes ] && [ ${#to_start[@]} -gt 0 ]; then
-        if ! start_all "${to_start[@]}"; then
-            if [ -z "$before" ] || [ "$before" = "$version" ]; then
-                fail "version $version does not come up"
-            fi
-            go_back_to "$before" "${to_start[@]}"
-            fail "version $version does not come up; version $before runs again"
-        fi
-        [ $package = yes ] || as_service "$opt/current/bin/monitor" check "$settings" --connect || code=$?
+    if booted && [ $start = yes ]; then
+        start_or_go_back
+        [ $upgrade_only = yes ] || [ $package = yes ] || { [ $is_new = yes ] && [ ${#answers[@]} = 0 ]; } ||
+            as_service "$opt/current/bin/monitor" check "$settings" --connect || code=$?
     fi
-    if [ "$before" != "$version" ]; then
-        forget_old_versions "$before"
+    if [ -n "$before" ] && [ "$before" != "$version" ]; then
+        point previous "$before"
     fi
+    forget_old_versions
     [ $code = 0 ] || fail "installed and running, but not everything answers; see above" $exit_no_answer
     say "done: version $version"
+}
+
+# Start what has to be started; where the new version does not come up, the one before takes its place again.
+start_or_go_back() {
+    local unit
+    for unit in "${failed_before[@]}"; do
+        [[ " ${to_start[*]-} " == *" $unit "* ]] || systemctl restart --no-block "$unit"
+    done
+    if [ ${#to_start[@]} = 0 ] || start_all "${to_start[@]}"; then
+        return
+    fi
+    if [ -z "$before" ] || [ "$before" = "$version" ]; then
+        fail "version $version does not come up"
+    fi
+    go_back_to "$before" "${to_start[@]}"
+    rm -rf "$opt/versions/$version"
+    fail "version $version does not come up; version $before runs again"
 }
 
 # Before anything is switched: does the new version accept the settings that are there?
@@ -509,23 +572,21 @@ check_settings() {
 }
 
 roll_back() {
-    local before folder
-    before=$(version_now)
-    version=""
-    for folder in "$opt"/versions/*; do
-        if [ -e "$folder/.complete" ] && [ "$(basename "$folder")" != "$before" ]; then
-            version=$(basename "$folder")
-        fi
-    done
+    local before
+    lock
+    before=$(version_of current)
+    version=$(version_of previous)
     [ -n "$version" ] || fail "there is no other version to go back to"
     local to_start=()
-    mapfile -t to_start < <(services_active)
+    mapfile -t to_start < <(services active,activating,reloading,failed)
     go_back_to "$version" "${to_start[@]}"
+    point previous "$before"
     say "done: version $version"
 }
 
 uninstall() {
     local unit instances=()
+    lock
     if booted; then
         mapfile -t instances < <(systemctl list-units --all --plain --no-legend 'monitor.service' 'monitor@*.service' | awk '{ print $1 }')
         for unit in "${instances[@]}"; do
@@ -535,6 +596,7 @@ uninstall() {
     rm -f "$units"/multi-user.target.wants/monitor.service "$units"/multi-user.target.wants/monitor@*.service
     rm -f "$units"/monitor.service "$units"/monitor@.service
     rm -f "$units"/monitor.service.d/coral.conf "$units"/monitor@*.service.d/coral.conf
+    find "$units" -maxdepth 1 -name 'monitor*.service.d' -empty -delete 2>/dev/null || true
     rm -rf "$opt"
     if [ "$(readlink "$root/usr/local/bin/monitor" || true)" = /opt/monitor/current/bin/monitor ]; then
         rm -f "$root/usr/local/bin/monitor"

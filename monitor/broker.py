@@ -14,7 +14,7 @@ from monitor.homeassistant import discovery
 from monitor.http import Health
 from monitor.messages import Status, station_quality
 from monitor.metrics import Metrics
-from monitor.outbox import OutboxError
+from monitor.outbox import OutboxError, OutboxStats
 from monitor.outbox_message import Key, OutboxMessage
 from monitor.outbox_thread import OutboxThread
 from monitor.publisher import Publisher
@@ -160,6 +160,11 @@ class Broker:
         if not self._publisher.is_connected:
             return Health(False, f"not connected; {waiting}")
         return Health(True, f"connected; {waiting}")
+
+    @property
+    def outbox_stats(self) -> OutboxStats:
+        """How full the outbox was after its last call."""
+        return self._outbox.stats
 
     def measure(self) -> None:
         """Put how full the outbox is into the metrics."""

@@ -1,8 +1,9 @@
 """The live service: one task for each concern, all in one TaskGroup.
 
     source (one for each server) -> queue -> process -> outbox -> publish -> broker
+                                                 -> archive
                                        housekeeping: time, quality, state, watchdog
-                                       http: metrics, health
+                                       http: metrics, health    page: what people see
 
 What decides runs in one thread of its own, so that a burst of data keeps nobody from answering; calls into it follow
 one another under a lock, because what is saved must never be ahead of what is told. An expected fault (network, broker,
@@ -23,6 +24,7 @@ from typing import TypeVar
 
 import msgspec
 
+from monitor.archive.archiver import Archiver
 from monitor.broker import Broker
 from monitor.clock import Clock
 from monitor.engine import Engine
@@ -41,6 +43,10 @@ from monitor.state import SavedState, StateError, write_state
 from monitor.stations import StationGroup
 from monitor.tell import tell_detection
 from monitor.timebase import NS_PER_SECOND
+from monitor.web.files import EventArchive
+from monitor.web.health import HealthSource
+from monitor.web.hub import Hub
+from monitor.web.page import Page
 
 # Packets judged in one go: some milliseconds each, so that the next live one never waits long.
 _BATCH = 32
@@ -51,6 +57,11 @@ _LOOK_S = 10.0
 _TASK_LIMIT_S = 60.0
 # After the request to stop, for what was received.
 _DRAIN_S = 20.0
+# For the archive to be as far as what is saved; at the end, and while there is still time for another attempt.
+_ARCHIVE_LAST_S = 10.0
+_ARCHIVE_S = 1.0
+# An archive that hangs does not keep positions from being saved any longer.
+_SAVE_LIMIT_NS = 60 * NS_PER_SECOND
 # Without a known interval the watchdog is asked as often.
 _WATCHDOG_NS = 30 * NS_PER_SECOND
 
@@ -95,8 +106,14 @@ class Service:
         self._clock, self._metrics, self._notifier = parts.clock, parts.metrics, parts.notifier
         live = parts.settings.live
         self._queue = PacketQueue(live.queue_bytes, lateness_s=live.lateness_s, now_ns=self._clock.now_ns)
+        self._hub = None if parts.settings.page.port is None else Hub(parts.model)
         self._engine = Engine(
-            parts.model, parts.settings, clock=self._clock, saved=parts.saved, on_instruments=self._on_instruments
+            parts.model,
+            parts.settings,
+            clock=self._clock,
+            saved=parts.saved,
+            on_instruments=self._on_instruments,
+            observer=self._hub,
         )
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._deciding = asyncio.Lock()
@@ -110,6 +127,7 @@ class Service:
                 clock=parts.clock,
                 metrics=parts.metrics,
             )
+        self._archive = Archiver(parts.settings, directory=parts.directory, clock=parts.clock, metrics=parts.metrics)
         self._outlook = Outlook(
             parts.metrics,
             clock=parts.clock,
@@ -119,9 +137,11 @@ class Service:
             settings=parts.settings.mqtt,
         )
         self._http: HttpServer | None = None
+        self._page = None if self._hub is None else self._make_page(self._hub)
         self._sources: dict[str, tuple[SeedLinkSettings, asyncio.Task[None]]] = {}
         self._saved_positions = [] if parts.saved is None else parts.saved.positions
         self._last_saved_ns = self._last_look_ns = 0
+        self._behind_since_ns: int | None = None
         self._stop, self._reload = asyncio.Event(), asyncio.Event()
         interval_ns = parts.notifier.watchdog_ns or _WATCHDOG_NS
         self._watchdog = Watchdog(interval_ns, now_ns=self._clock.monotonic_ns())
@@ -146,6 +166,7 @@ class Service:
         """
         self._metrics.build(version=metadata.version("seismic-monitor"), python=platform.python_version())
         self._metrics.model(self._parts.model.ref)
+        self._metrics.device(self._parts.model.device, self._parts.model.fallbacks)
         self._metrics.add_queue("packets")
         await self._open_http()
         if self._broker is not None:
@@ -174,12 +195,14 @@ class Service:
         for name in ("process", "housekeeping"):
             self._watchdog.watch(name, limit_s=_TASK_LIMIT_S, now_ns=now)
         http = group.create_task(self._http.run(), name="http") if self._http is not None else None
+        page = group.create_task(self._page.run(), name="page") if self._page is not None else None
         publish = group.create_task(self._broker.run(), name="publish") if self._broker is not None else None
+        archive = group.create_task(self._archive.run(), name="archive") if self._archive.is_on else None
         process = group.create_task(self._process(), name="process")
         housekeeping = group.create_task(self._keep_house(), name="housekeeping")
         reloading = group.create_task(self._reload_when_asked(group), name="reload")
         self._follow_servers(group, self._settings.seedlink)
-        self._notifier.ready(self._outlook.line())
+        self._notifier.ready(self._line())
         log.info("listening to %s", ", ".join(self._sources) or "nothing: no [[seedlink]] server is set")
         await self._stop.wait()
 
@@ -193,11 +216,11 @@ class Service:
                 while rest := self._queue.take_all():
                     for first in range(0, len(rest), _BATCH):
                         await self._judge(rest[first : first + _BATCH])
-        await self._save()
+        await self._save(patience_s=_ARCHIVE_LAST_S)
         if self._broker is not None and publish is not None:
             await self._broker.stop()
             await asyncio.wait([publish])
-        for ended in (housekeeping, http):
+        for ended in (housekeeping, http, page, archive):
             if ended is not None:
                 ended.cancel()
 
@@ -208,15 +231,42 @@ class Service:
         routes = Routes()
         routes.add("/metrics", metrics_handler(self._metrics.exposition))
         routes.add("/healthz", health_handler(self._alive))
-        routes.add("/readyz", health_handler(self._outlook.ready))
+        routes.add("/readyz", health_handler(self._ready))
         self._http = HttpServer(routes, host=settings.listen, port=settings.port)
         await self._http.bind()
         for host, port in self._http.addresses:
             log.info("metrics and health on http://%s:%d", host if ":" not in host else f"[{host}]", port)
 
+    def _make_page(self, hub: Hub) -> Page:
+        parts = self._parts
+        health = HealthSource(
+            self._outlook,
+            broker=self._broker,
+            broker_host=parts.settings.mqtt.host,
+            archive=self._archive,
+            clock=self._clock,
+            model=parts.model,
+            directory=parts.directory,
+        )
+        return Page(
+            parts.settings.page,
+            hub=hub,
+            ask=self._ask,
+            names=lambda: [group.name for group in self._engine.groups],
+            health=health,
+            archive=EventArchive(parts.directory / "events"),
+            metrics=self._metrics,
+            clock=self._clock,
+        )
+
+    async def _ask(self, what: Callable[[], T]) -> T:
+        async with self._deciding:
+            return await self._decide(what)
+
     async def _close(self) -> None:
         if self._broker is not None:
             await self._broker.close()
+        await self._archive.close()
         self._thread.shutdown(wait=True)
 
     # -- data --------------------------------------------------------------------------------------------------------
@@ -251,7 +301,9 @@ class Service:
             return [detection for packet in packets for detection in self._engine.take(packet)]
 
         async with self._deciding:
-            await self._tell(await self._decide(take))
+            detections = await self._decide(take)
+            self._archive.offer(packets)
+            await self._tell(detections)
 
     async def _decide(self, what: Callable[[], T]) -> T:
         """Run something in the thread that owns the engine; under the lock."""
@@ -263,6 +315,11 @@ class Service:
 
     async def _tell(self, detections: Sequence[Detection]) -> None:
         """Put detections where they cannot be lost; under the lock, so that what is saved is behind them."""
+        # Those too that the broker has been told: an earlier process may not have come to archive them.
+        self._archive.offer((), detections)
+        if self._hub is not None and detections:
+            hub, seen = self._hub, detections
+            await self._decide(lambda: hub.tell(seen))
         if self._broker is not None:
             detections = await self._broker.put(detections)
         for detection in detections:
@@ -283,22 +340,31 @@ class Service:
                 async with self._deciding:
                     looks = await self._decide(self._engine.look)
                 self._outlook.look(looks)
-                self._notifier.status(self._outlook.line())
+                self._notifier.status(self._line())
             since_ns = now - self._last_saved_ns
             if since_ns >= self._settings.state.save_interval_s * NS_PER_SECOND or since_ns < 0:
                 await self._save()
             self._outlook.measure(happened, queued=len(self._queue))
+            self._metrics.device(self._parts.model.device, self._parts.model.fallbacks)
             report_suppressed()
             monotonic = self._clock.monotonic_ns()
             self._watchdog.beat("housekeeping", monotonic)
             if self._watchdog.due(monotonic):
                 self._notifier.watchdog()
 
-    async def _save(self) -> None:
+    async def _save(self, *, patience_s: float = _ARCHIVE_S) -> None:
         if self._broker is not None and not self._broker.is_durable:
             return  # what is only in memory must be found again after a crash
         async with self._deciding:
             state = await self._decide(self._engine.saved)
+            offered = self._archive.offered
+        if not await self._archive.caught_up(offered, patience_s):
+            monotonic = self._clock.monotonic_ns()
+            self._behind_since_ns = self._behind_since_ns or monotonic
+            if patience_s == _ARCHIVE_S and monotonic - self._behind_since_ns < _SAVE_LIMIT_NS:
+                return  # likewise
+        else:
+            self._behind_since_ns = None
         self._last_saved_ns, self._saved_positions = self._clock.now_ns(), state.positions
         try:
             await asyncio.to_thread(write_state, self._parts.directory, state)
@@ -327,11 +393,11 @@ class Service:
             else:
                 await self._take_settings(group, settings)
             self._metrics.reloaded(ok=settings is not None)
-            self._notifier.ready(self._outlook.line())
+            self._notifier.ready(self._line())
 
     async def _take_settings(self, group: asyncio.TaskGroup, settings: Settings) -> None:
         before, self._settings = self._settings, settings
-        for section in ("model", "mqtt", "http", "state", "outbox"):
+        for section in ("model", "archive", "mqtt", "http", "page", "state", "outbox"):
             if getattr(before, section) != getattr(settings, section):
                 log.warning("[%s] was changed: it takes a restart", section)
                 self._settings = msgspec.structs.replace(self._settings, **{section: getattr(before, section)})
@@ -357,6 +423,13 @@ class Service:
         log.info("settings read again")
 
     # -- how it is ---------------------------------------------------------------------------------------------------
+
+    def _ready(self) -> dict[str, Health]:
+        return {**self._outlook.ready(), "archive": self._archive.health}
+
+    def _line(self) -> str:
+        trouble = self._archive.problem
+        return self._outlook.line() + ("" if trouble is None else f"; archive stopped: {trouble}")
 
     def _alive(self) -> dict[str, Health]:
         late = self._watchdog.late(self._clock.monotonic_ns())

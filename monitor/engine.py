@@ -14,7 +14,9 @@ import msgspec
 from monitor.channel import ChannelCounts
 from monitor.clock import Clock
 from monitor.instrument import Following, Instrument
+from monitor.latest import LatestTime
 from monitor.model import Model
+from monitor.observer import Observer
 from monitor.quality import ChannelQuality, QualityReport
 from monitor.records import ChannelId, Detection, Origin, Packet, Segment
 from monitor.settings import Settings
@@ -77,7 +79,7 @@ class Happened:
 @dataclass(slots=True)
 class _ChannelWatch:
     quality: ChannelQuality
-    last_received_ns: int | None = None
+    seen_ns: int | None = None  # monotonic: the clock may be set meanwhile
     timing_quality: int | None = None
     unusable_since_ns: int | None = None
 
@@ -86,6 +88,7 @@ class _ChannelWatch:
 class _Gathering:
     """An instrument of which not all channels may be known yet."""
 
+    since_ns: int  # monotonic
     waiting: list[tuple[Segment, int]] = field(default_factory=list)
 
     def channels(self) -> set[ChannelId]:
@@ -107,6 +110,7 @@ class Engine:
         clock: This computer's.
         saved: What an earlier process left.
         on_instruments: Told of all instruments' groups when there is a new one or one changes.
+        observer: Looks on.
     """
 
     def __init__(
@@ -117,12 +121,14 @@ class Engine:
         clock: Clock,
         saved: SavedState | None = None,
         on_instruments: Callable[[list[StationGroup]], None] = lambda _: None,
+        observer: Observer | None = None,
     ) -> None:
         self._model, self._settings, self._clock = model, settings, clock
+        self._latest = LatestTime(clock)
         self._on_instruments = on_instruments
         metadata = model.metadata
         self._step_s = metadata.output_stride * metadata.spectrogram.frame_interval_s
-        self._following = Following(model, settings.detector, settings.live)
+        self._following = Following(model, settings.detector, settings.live, observer)
         self._instruments: dict[_Key, list[Instrument]] = {}
         self._of_channel: dict[ChannelId, Instrument] = {}
         self._gathering: dict[_Key, _Gathering] = {}
@@ -155,17 +161,17 @@ class Engine:
 
     def tick(self) -> list[Detection]:
         """See what the passing of time alone changes; to be called every second or so."""
-        now, live = self._clock.now_ns(), self._settings.live
+        now, live = self._clock.monotonic_ns(), self._settings.live
+        self._latest.now_ns()
         detections: list[Detection] = []
         for key, gathering in list(self._gathering.items()):
-            oldest = min(received for _, received in gathering.waiting)
-            if now - oldest > live.component_wait_s * NS_PER_SECOND:
+            if now - gathering.since_ns > live.component_wait_s * NS_PER_SECOND:
                 detections += self._begin(key)
         for instrument in self._of_channel.values():
             # Where nothing goes on, data that come after a long outage go on from where they stopped, as in a replay.
             if not instrument.pipeline.is_detecting:
                 continue
-            received = [self._watches[c].last_received_ns for c in instrument.channels if c in self._watches]
+            received = [self._watches[c].seen_ns for c in instrument.channels if c in self._watches]
             newest = max((ns for ns in received if ns is not None), default=None)
             if newest is not None and now - newest > live.end_of_data_s * NS_PER_SECOND:
                 detections += self._told(instrument, instrument.end())
@@ -179,7 +185,8 @@ class Engine:
             wanted: Whether a channel is still to be followed.
         """
         detections: list[Detection] = []
-        self._settings, self._following = settings, Following(self._model, settings.detector, settings.live)
+        self._settings = settings
+        self._following = Following(self._model, settings.detector, settings.live, self._following.observer)
         for key, instruments in list(self._instruments.items()):
             if not any(wanted(channel) for instrument in instruments for channel in instrument.channels):
                 for instrument in instruments:
@@ -290,7 +297,7 @@ class Engine:
         if watch is None:
             self._note(packet, "unwanted")
             return False
-        ahead_ns = segment.next_ns - packet.received_ns
+        ahead_ns = segment.next_ns - max(packet.received_ns, self._latest.now_ns())
         # A computer that knows its own clock to be wrong is no judge.
         if (
             ahead_ns > self._settings.live.future_tolerance_s * NS_PER_SECOND
@@ -298,7 +305,7 @@ class Engine:
         ):
             self._note(packet, "future")
             return False
-        watch.last_received_ns = packet.received_ns
+        watch.seen_ns = self._clock.monotonic_ns()
         watch.timing_quality = packet.timing_quality
         watch.quality.push(segment, received_ns=packet.received_ns, timing_quality=packet.timing_quality)
         if watch.quality.usable:
@@ -315,7 +322,7 @@ class Engine:
         if instrument is not None:
             counts = instrument.reorder(segment.channel_id).counts
             before = counts.duplicates, counts.out_of_order, counts.clock_set_back
-            detections = self._push(instrument, segment, packet.received_ns)
+            detections = self._push(instrument, segment, self._clock.monotonic_ns())
             after = counts.duplicates, counts.out_of_order, counts.clock_set_back
             for reason, more in zip(
                 ("duplicate", "out_of_order", "back_in_time"), map(int.__gt__, after, before), strict=True
@@ -324,11 +331,13 @@ class Engine:
                     self._note(packet, reason)
             return detections
         key = _key(segment.channel_id)
-        if key not in self._gathering and len(self._instruments) >= MOST_INSTRUMENTS:
+        known = key in self._gathering or key in self._instruments
+        if not known and len(self._instruments) + len(self._gathering) >= MOST_INSTRUMENTS:
             self._note(packet, "unwanted")
             return []
-        gathering = self._gathering.setdefault(key, _Gathering())
-        gathering.waiting.append((segment, packet.received_ns))
+        now = self._clock.monotonic_ns()
+        gathering = self._gathering.setdefault(key, _Gathering(now))
+        gathering.waiting.append((segment, now))
         wait_ns = round(self._settings.live.component_wait_s * NS_PER_SECOND)
         if len(gathering.channels()) < 3 and gathering.span_ns() < wait_ns and key not in self._instruments:
             return []

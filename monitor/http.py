@@ -11,6 +11,7 @@ import contextlib
 import json
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -208,7 +209,8 @@ class HttpServer:
             head = await _read_head(reader, self._head_timeout_s)
             if head is None:
                 return
-            request = parse_head(head)
+            peer = writer.get_extra_info("peername")
+            request = replace(parse_head(head), peer=peer[0] if peer else "")
         except BadRequestError as error:
             response = plain(error.status, str(error))
         else:

@@ -35,12 +35,14 @@ class Request:
         path: Decoded, begins with `/`, without `.` and `..` elements.
         query: After the question mark, as it was sent.
         headers: Names in lower case; repeated ones joined with a comma.
+        peer: Address of who connected; empty where it is not known.
     """
 
     method: str
     path: str
     query: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
+    peer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,8 @@ def response_head(response: Response) -> bytes:
         "X-Content-Type-Options": "nosniff",
         **response.headers,
     }
-    if isinstance(response.body, bytes):
+    # A 304 would have to tell the length of what it does not send (RFC 9110, section 8.6).
+    if isinstance(response.body, bytes) and status is not HTTPStatus.NOT_MODIFIED:
         fields["Content-Length"] = str(len(response.body))
     lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in fields.items())]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")

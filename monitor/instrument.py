@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from monitor.detector import DetectorSettings, Settled
 from monitor.model import Model
+from monitor.observer import Observer
 from monitor.pipeline import LIVE_BATCH_S, StationPipeline
 from monitor.records import ChannelId, Detection, Segment
 from monitor.reorder import Reorder
@@ -26,11 +27,13 @@ class Following:
         model: The loaded model.
         detector: How to decide.
         live: How long to wait for what.
+        observer: Looks on.
     """
 
     model: Model
     detector: DetectorSettings
     live: LiveSettings
+    observer: Observer | None = None
 
 
 @dataclass(slots=True)
@@ -167,5 +170,6 @@ class Instrument:
             self._following.detector,
             origin="live",
             batch_s=LIVE_BATCH_S,
+            observer=self._following.observer,
             resume=settled,
         )

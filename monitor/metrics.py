@@ -14,6 +14,7 @@ from prometheus_client.exposition import choose_encoder
 
 from monitor.channel import ChannelCounts
 from monitor.clock import Discipline
+from monitor.edgetpu import FALLBACK_REASONS
 from monitor.quality import QualityReport, QualityState
 from monitor.records import ChannelId, Detection, ModelRef, Origin, Packet, State
 from monitor.series import OTHER, UNKNOWN, Counters, Gauges
@@ -28,7 +29,10 @@ BROKER_REASONS: Final = (
 )
 PACKET_REASONS: Final = ("duplicate", "out_of_order", "future", "back_in_time", "undecodable", "unwanted", OTHER)
 PUBLISH_RESULTS: Final = ("acknowledged", "refused", "failed", OTHER)
+DEVICES: Final = ("cpu", "edgetpu")
 DROP_REASONS: Final = ("size", "age", "memory", OTHER)
+ARCHIVE_REASONS: Final = ("full", "reserve", "read_only", "denied", "io", "picture", OTHER)
+PAGE_REASONS: Final = ("login", "full", OTHER)
 LEVELS: Final = ("debug", "info", "warning", "error", "critical", OTHER)
 # From what one frame costs a fast computer to what no longer keeps up.
 _SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -154,6 +158,12 @@ class Metrics:
             registry=self._registry,
             buckets=_SECONDS,
         )
+        self._device = self._gauge(
+            "inference_device", "1 for what runs the model now, 0 for what does not.", first=0, device=DEVICES
+        )
+        self._fallbacks = self._counter(
+            "inference_fallbacks", "The CPU took over what the Edge TPU was to do.", reason=FALLBACK_REASONS
+        )
 
     def _declare_output(self) -> None:
         queues = (("queue",), self._of_queues)
@@ -191,6 +201,19 @@ class Metrics:
         )
         self._reload_time = self._time("config_last_reload_success", "When settings were last taken.")
         self._state_time = self._time("last_state_save", "When the positions were last saved.")
+        self._archive_working = self._gauge("archive_working", "1 while what is to be kept is written.", first=1)
+        self._archived = self._counter("archived_events", "Events that were archived completely.")
+        self._archive_events = self._gauge("archive_events", "Complete events in the archive.", first=0)
+        self._archive_bytes = self._gauge("archive_events_bytes", "What the events take of the disk.", first=0)
+        self._archive_sds_bytes = self._gauge("archive_sds_bytes", "What the SDS archive takes of the disk.", first=0)
+        self._archive_failures = self._counter(
+            "archive_failures", "Attempts to write to an archive that failed.", reason=ARCHIVE_REASONS
+        )
+        self._page_viewers = self._gauge("page_viewers", "Browsers that follow the station page.", first=0)
+        self._page_dropped = self._counter("page_events_dropped", "Messages that a browser was too slow to take.")
+        self._page_refused = self._counter(
+            "page_refused", "Requests for the station page that were refused.", reason=PAGE_REASONS
+        )
         self._build_info = Gauge(
             "monitor_build_info", "Which monitor this is.", ["version", "python"], registry=self._registry
         )
@@ -343,6 +366,13 @@ class Metrics:
         self._inference_seconds.observe(seconds)
         self._inference_time.put(station_id, value=self._now_ns() / NS_PER_SECOND)
 
+    def device(self, device: str, fallbacks: Mapping[str, int]) -> None:
+        """Take over what runs the model, and how often the CPU had to since the start, by reason."""
+        for known in DEVICES:
+            self._device.put(known, value=float(known == device))
+        for reason, total in fallbacks.items():
+            self._fallbacks.follow(reason, total=total)
+
     def detection(self, detection: Detection) -> None:
         """A revision of a detection was told."""
         self._detections.rise(detection.station, detection.state, detection.origin)
@@ -401,6 +431,36 @@ class Metrics:
     def state_saved(self) -> None:
         """The positions in the streams were saved."""
         self._state_time.put(value=self._now_ns() / NS_PER_SECOND)
+
+    def archive(
+        self,
+        *,
+        working: bool,
+        completed: int,
+        kept: int,
+        nbytes: int,
+        sds_bytes: int,
+        lost: int,
+        failures: Mapping[str, int],
+    ) -> None:
+        """Take over how the archives stand; `lost` records and `failures` by reason since the start."""
+        self._archive_working.put(value=float(working))
+        self._archived.follow(total=completed)
+        self._archive_events.put(value=kept)
+        self._archive_bytes.put(value=nbytes)
+        self._archive_sds_bytes.put(value=sds_bytes)
+        self._queue_dropped.follow("archive", total=lost)
+        for reason, total in failures.items():
+            self._archive_failures.follow(reason, total=total)
+
+    def page(self, *, viewers: int, dropped: int) -> None:
+        """So many browsers follow the station page; so many messages they were too slow for, since the start."""
+        self._page_viewers.put(value=viewers)
+        self._page_dropped.follow(total=dropped)
+
+    def page_refused(self, reason: str) -> None:
+        """A request for the station page was refused; `reason` as in `PAGE_REASONS`."""
+        self._page_refused.rise(reason)
 
     # What is told --------------------------------------------------------------------------------
 

@@ -92,6 +92,8 @@ class Outbox:
         self._removed: set[int] = set()
         self._dropped: dict[DropReason, int] = {"size": 0, "age": 0}
         self._puts = 0
+        # The highest number given away, and how often the file was replaced.
+        self._highest = self._replaced = 0
         self._tried_ns = 0
         self._open()
 
@@ -154,6 +156,15 @@ class Outbox:
             In the order in which to send them.
         """
         self._try_again()
+        replaced = self._replaced
+        found = self._next(limit, but, but_of)
+        if self._replaced > replaced:
+            # The file was found to be damaged; what could be read of it is in a new one, under new numbers.
+            found = self._next(limit, but, but_of)
+        self._highest = max([self._highest, *(queued.number for queued in found)])
+        return found
+
+    def _next(self, limit: int, but: Collection[int], but_of: Collection[str]) -> list[Queued]:
         self._moved = {number: row for number, row in self._moved.items() if number in but}
         skipped = {self._moved.get(number, number) for number in but} | self._removed
         busy = set(but_of)
@@ -266,7 +277,8 @@ class Outbox:
             self._problem = None
 
     def _replace(self, damage: str) -> None:
-        self._db, aside, saved = replace_damaged(self._path)
+        self._db, aside, saved = replace_damaged(self._path, after=self._highest)
+        self._replaced += 1
         # What could be read has other numbers now.
         self._removed.clear()
         self._moved.clear()

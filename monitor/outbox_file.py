@@ -2,12 +2,13 @@
 
 import contextlib
 import sqlite3
+import zlib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 # "monO": tells this file from any other SQLite database.
 APPLICATION_ID: Final = 0x6D6F6E4F
 # Copies of damaged files that are kept for whoever wants to look; more would fill a memory card.
@@ -30,7 +31,8 @@ CREATE TABLE message (
     lane INTEGER NOT NULL,                  -- 0 live, 1 backfill
     created_ns INTEGER NOT NULL,
     size INTEGER NOT NULL,
-    held TEXT                               -- why the broker does not take it; NULL: it waits to be sent
+    held TEXT,                              -- why the broker does not take it; NULL: it waits to be sent
+    crc INTEGER                             -- of topic, payload and key; NULL: version 1 had none
 );
 CREATE INDEX message_order ON message (held, lane, seq, detection_id);
 CREATE INDEX message_age ON message (held, created_ns);
@@ -58,11 +60,25 @@ END;
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
-MESSAGE_COLUMNS: Final = "topic, payload, qos, retain, expiry_s, detection_id, revision, lane, created_ns, size, held"
-INSERT_MESSAGE: Final = f"INSERT INTO message ({MESSAGE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_UPGRADE: Final = "BEGIN IMMEDIATE; ALTER TABLE message ADD COLUMN crc INTEGER; PRAGMA user_version = 2; COMMIT;"
+_MESSAGE_COLUMNS_1: Final = "topic, payload, qos, retain, expiry_s, detection_id, revision, lane, created_ns, size, held"
+MESSAGE_COLUMNS: Final = f"{_MESSAGE_COLUMNS_1}, crc"
+INSERT_MESSAGE: Final = f"INSERT INTO message ({MESSAGE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 INSERT_TOLD: Final = "INSERT OR IGNORE INTO told VALUES (?, ?, ?, ?)"
-_MESSAGE_TYPES: Final = (str, bytes, int, int, int | None, str | None, int | None, int, int, int, str | None)
+_MESSAGE_TYPES: Final = (str, bytes, int, int, int | None, str | None, int | None, int, int, int, str | None, int | None)
 _TOLD_TYPES: Final = (str, int, str, int)
+
+
+def checksum(topic: str, payload: bytes, key: tuple[str, int] | None) -> int:
+    """CRC-32 of what is published: SQLite checks the structure of its pages, not what stands in them."""
+    return zlib.crc32(payload, zlib.crc32(repr((topic, *(key or ()))).encode()))
+
+
+def is_sound(row: Sequence[Any]) -> bool:
+    """Tell whether a row of `MESSAGE_COLUMNS` says what was written."""
+    topic, payload, _, _, _, detection_id, revision, *_, crc = row
+    key = None if detection_id is None else (detection_id, revision)
+    return crc is None or crc == checksum(topic, payload, key)
 
 
 class DamagedError(Exception):
@@ -103,7 +119,10 @@ def open_file(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA journal_size_limit = 1048576")
         if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             db.executescript(f"BEGIN IMMEDIATE; {_CREATE} COMMIT;")
-        found = [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
+        found = _identity(db)
+        if found == [APPLICATION_ID, 1]:
+            db.executescript(_UPGRADE)
+            found = _identity(db)
         if found != [APPLICATION_ID, SCHEMA_VERSION]:
             raise DamagedError(f"application id and version are {found}; expected {[APPLICATION_ID, SCHEMA_VERSION]}")
         verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -118,6 +137,10 @@ def open_file(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _identity(db: sqlite3.Connection) -> list[int]:
+    return [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
 
 
 def set_aside(path: Path) -> Path:
@@ -141,8 +164,13 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def replace_damaged(path: Path) -> tuple[sqlite3.Connection, Path, int]:
+def replace_damaged(path: Path, *, after: int) -> tuple[sqlite3.Connection, Path, int]:
     """Set a damaged file aside and begin a new one with what can still be read of it.
+
+    Args:
+        path: The file.
+        after: Messages get numbers above this one: an acknowledgement of an earlier number must not remove another
+            message.
 
     Returns:
         The new file, open; where the damaged one is now; how many messages could be read.
@@ -155,6 +183,7 @@ def replace_damaged(path: Path) -> tuple[sqlite3.Connection, Path, int]:
     messages, told = _salvage(aside)
     db = open_file(path)
     with transaction(db):
+        db.execute("INSERT INTO sqlite_sequence VALUES ('message', ?)", (after,))
         db.executemany(INSERT_MESSAGE, messages)
         db.executemany(INSERT_TOLD, told)
     return db, aside, len(messages)
@@ -166,8 +195,11 @@ def _salvage(damaged: Path) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]
     except sqlite3.Error:
         return [], []
     with contextlib.closing(db):
+        columns = {row[1] for row in _readable(db, "PRAGMA table_info(message)", (object,) * 6)}
+        wanted = MESSAGE_COLUMNS if "crc" in columns else f"{_MESSAGE_COLUMNS_1}, NULL"
+        messages = _readable(db, f"SELECT {wanted} FROM message ORDER BY seq", _MESSAGE_TYPES)
         return (
-            list(_readable(db, f"SELECT {MESSAGE_COLUMNS} FROM message ORDER BY seq", _MESSAGE_TYPES)),
+            [row for row in messages if is_sound(row)],
             list(_readable(db, "SELECT detection_id, revision, topic, told_ns FROM told", _TOLD_TYPES)),
         )
 

@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from monitor.outbox_file import INSERT_MESSAGE, INSERT_TOLD, MESSAGE_COLUMNS
+from monitor.outbox_file import INSERT_MESSAGE, INSERT_TOLD, MESSAGE_COLUMNS, checksum, is_sound
 from monitor.outbox_message import Key, Lane, OutboxMessage, Queued
 from monitor.timebase import seconds_to_ns
 
@@ -38,6 +38,7 @@ def insert(db: sqlite3.Connection, message: OutboxMessage, now_ns: int) -> int |
         *(message.topic, message.payload, message.qos, int(message.retain), message.expiry_s),
         *(key if key is not None else (None, None)),
         *(_LANES.index(message.lane), message.created_ns, message.size, None),
+        checksum(message.topic, message.payload, key),
     )
     row = db.execute(INSERT_MESSAGE, values).lastrowid
     if key is not None and message.lane == "live":
@@ -85,7 +86,11 @@ def is_told(db: sqlite3.Connection, key: Key, topic: str | None) -> bool:
 
 
 def first(db: sqlite3.Connection, *, lane: int, limit: int, take: Callable[[int, str | None], bool]) -> list[Queued]:
-    """Read the first messages of a lane that are taken; `take` is asked with the number and the detection."""
+    """Read the first messages of a lane that are taken; `take` is asked with the number and the detection.
+
+    Raises:
+        sqlite3.DatabaseError: One of them is not what was written.
+    """
     if limit <= 0:
         return []
     order = db.execute("SELECT seq, detection_id FROM message WHERE held ISNULL AND lane = ? ORDER BY seq", (lane,))
@@ -108,7 +113,11 @@ def totals(db: sqlite3.Connection) -> tuple[int, int, int, int | None]:
 
 
 def _message(row: Sequence[Any]) -> OutboxMessage:
-    topic, payload, qos, retain, expiry_s, detection_id, revision, lane, created_ns, _, _ = row
+    if not is_sound(row):
+        error = sqlite3.DatabaseError(f"the message about {row[0]!r} is not what was written")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+    topic, payload, qos, retain, expiry_s, detection_id, revision, lane, created_ns, *_ = row
     return OutboxMessage(
         topic=topic,
         payload=payload,

@@ -1,7 +1,7 @@
 """How the service is: kept in one place, for the metrics, for `/readyz`, and for who asks systemd."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from monitor.broker import Broker
@@ -158,6 +158,16 @@ class Outlook:
         if age_s > self.silent_s:
             return Health(False, f"no data for {age_s:.0f} s{trouble}")
         return Health(True, f"last packet {max(0.0, age_s):.1f} s ago{trouble}")
+
+    @property
+    def reports(self) -> Sequence[QualityReport]:
+        """How the channels were when they were last looked at."""
+        return self._reports
+
+    @property
+    def servers(self) -> Mapping[str, str | None]:
+        """Label of each server -> what is wrong with its connection; None where nothing is."""
+        return self._servers
 
     def line(self) -> str:
         """One line for `systemctl status`."""

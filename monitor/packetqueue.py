@@ -11,9 +11,9 @@ from collections.abc import Callable
 from monitor.records import Packet
 from monitor.timebase import NS_PER_SECOND
 
-# A packet in memory is more than its bytes on the wire: samples as int32, and objects.
+# A packet in memory is more than its bytes on the wire: samples as int32, the bytes themselves, and objects.
 _OVERHEAD_BYTES = 2048
-_GROWTH = 8
+_GROWTH = 9
 
 
 class PacketQueue:

@@ -19,6 +19,7 @@ from monitor.channel import Channel
 from monitor.detector import Change, Detector, DetectorSettings, Settled
 from monitor.measure import Measurement, measure
 from monitor.model import Model
+from monitor.observer import Observer
 from monitor.records import ChannelId, Detection, Origin, Reason, Segment
 from monitor.spectrogram import F32, Background, Bool, complete_frames, power_db
 from monitor.stations import StationGroup
@@ -66,6 +67,7 @@ class StationPipeline:
         batch_s: Seconds of frames that are waited for; no influence on results, only on cost and delay.
         keep_views: Keep what `view` needs.
         on_output: Told what the detector is: first step, probabilities [shape=(n, 3)], judged [shape=(n,)].
+        observer: Looks on.
         resume: From another pipeline's `resume_point`, whose data are pushed again from `needed_from_ns` on: nothing
             that was decided is decided again, and all that follows is the same.
     """
@@ -80,13 +82,14 @@ class StationPipeline:
         batch_s: float = LIVE_BATCH_S,
         keep_views: bool = False,
         on_output: Callable[[int, F32, Bool], None] | None = None,
+        observer: Observer | None = None,
         resume: Settled | None = None,
     ) -> None:
         self.group = group
         self.detections_made = 0
         self.frames_judged = 0
         self._model, self._origin = model, origin
-        self._on_output = on_output
+        self._on_output, self._observer = on_output, observer
         self._params = params = model.metadata.spectrogram
         stride = model.metadata.output_stride
         self._stride = stride
@@ -140,6 +143,11 @@ class StationPipeline:
         self._decide_by(settings)
         self._detector.resume(Settled((self._next_last - (self._stride - 1)) // self._stride, 0))
         return detections
+
+    @property
+    def threshold(self) -> float:
+        """Probability that starts a detection."""
+        return self._threshold
 
     @property
     def is_detecting(self) -> bool:
@@ -274,6 +282,8 @@ class StationPipeline:
         assert self._frame is not None
         frames, judged = self._frames(self._frame, stop)
         self.frames_judged += stop - self._frame
+        if self._observer is not None:
+            self._observer.saw_frames(self, self._frame, frames, judged)
         self._frame = stop
         return self._judge(frames, judged)
 
@@ -359,6 +369,8 @@ class StationPipeline:
         self._held, self._held_judged = self._held[keep:].copy(), self._held_judged[keep:].copy()
         if self._on_output is not None:
             self._on_output(first_step, probabilities, real)
+        if self._observer is not None:
+            self._observer.saw_outputs(self, first_step, probabilities, real)
         return self._told_of(self._detector.push(first_step, probabilities, real))
 
     def spoken_sample(self, step: int) -> int:

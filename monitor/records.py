@@ -83,6 +83,7 @@ class Packet:
         nbytes: Size of the payload.
         received_ns: When it was received by this computer's clock, nanoseconds since the epoch.
         timing_quality: What the recorder says of its clock, percent; None where it does not.
+        record: The payload as it was received, miniSEED.
     """
 
     server: str
@@ -92,6 +93,7 @@ class Packet:
     nbytes: int
     received_ns: int
     timing_quality: int | None = None
+    record: bytes = b""
 
 
 State = Literal["new", "update", "final", "retracted"]

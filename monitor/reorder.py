@@ -59,7 +59,7 @@ class Reorder:
 
         Args:
             segment: As it was received.
-            received_ns: When, by this computer's clock.
+            received_ns: When, by a clock that goes on evenly, nanoseconds; only differences count.
 
         Returns:
             What is next in order, oldest first; may be nothing.

@@ -5,12 +5,15 @@ Written as a whole: to a file beside it, to the disk, then renamed over it: a po
 
 import contextlib
 import os
+import threading
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 STATE_FILE = "positions.json"
+# The last save of a service that stops may come while another is on its way to the disk.
+_WRITING = threading.Lock()
 
 
 class SavedInstrument(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +93,7 @@ def read_state(directory: Path) -> SavedState | None:
         raise StateError(f"{path}: cannot be read: {error.strerror}") from error
     try:
         return msgspec.json.decode(content, type=SavedState)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
         aside = path.with_suffix(".json.damaged")
         with contextlib.suppress(OSError):
             path.replace(aside)
@@ -105,16 +108,17 @@ def write_state(directory: Path, state: SavedState) -> None:
     """
     path = directory / STATE_FILE
     beside = directory / (STATE_FILE + ".new")
-    try:
-        with beside.open("wb") as stream:
-            stream.write(msgspec.json.encode(state))
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
-        folder = os.open(directory, os.O_RDONLY)
+    with _WRITING:
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise StateError(f"{path}: cannot be written: {error.strerror}") from error
+            with beside.open("wb") as stream:
+                stream.write(msgspec.json.encode(state))
+                stream.flush()
+                os.fsync(stream.fileno())
+            beside.replace(path)
+            folder = os.open(directory, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise StateError(f"{path}: cannot be written: {error.strerror}") from error

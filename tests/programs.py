@@ -9,10 +9,15 @@ import shutil
 
 # Program as a test names it -> Debian package.
 PROGRAMS: dict[str, str] = {
+    "amtool": "prometheus-alertmanager",
+    "chromium": "chromium",
     "mosquitto": "mosquitto",
     "mosquitto_passwd": "mosquitto",
+    "mosquitto_sub": "mosquitto-clients",
     "prometheus": "prometheus",
+    "prometheus-alertmanager": "prometheus-alertmanager",
     "promtool": "prometheus",
+    "jq": "jq",
     "openssl": "openssl",
     "shellcheck": "shellcheck",
     "systemd-analyze": "systemd",

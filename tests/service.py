@@ -83,7 +83,8 @@ class Monitor:
         self.config.write_text(
             f'[[seedlink]]\nhost = "127.0.0.1"\nport = {seedlink}\nstations = ["*.*"]\nbacklog_s = 604800\n'
             f"backoff_s = 0.05\nbackoff_max_s = 0.1\n{server}\n"
-            f'[mqtt]\nhost = "127.0.0.1"\nport = {mqtt}\nclient_id = "test"\nbackoff_s = 0.05\nbackoff_max_s = 0.1\n{broker}\n'
+            f'[mqtt]\nhost = "127.0.0.1"\nport = {mqtt}\nclient_id = "test"\n'
+            f"backoff_s = 0.05\nbackoff_max_s = 0.1\n{broker}\n"
             f'[http]\nport = {self.http}\n[state]\ndirectory = "state"\nsave_interval_s = 0.1\n'
             f'[log]\nformat = "text"\n{more}'
         )

@@ -143,8 +143,9 @@ def test_life_from_installation_to_removal(root: Root, wheels: Path, tmp_path: P
     assert root.version.startswith("1.2.0-")
     assert root.version != old
     assert "# by hand" in path.read_text()
-    fine(root.install("--rollback"))
-    assert root.version.startswith("1.1.0-")
+    for version in ("1.1.0-", "1.2.0-", "1.1.0-"):
+        fine(root.install("--rollback"))
+        assert root.version.startswith(version)
 
     # One that refuses the settings is never switched to.
     path.write_text(path.read_text() + "# REFUSE THIS\n")
@@ -163,13 +164,18 @@ def test_life_from_installation_to_removal(root: Root, wheels: Path, tmp_path: P
     assert [p for p in root.folder.rglob("*") if p.is_file()] == []
 
 
-def test_one_of_several_has_settings_and_a_name_of_its_own(root: Root, wheels: Path) -> None:
+def test_one_of_several_has_settings_and_a_name_of_its_own(root: Root, wheels: Path, tmp_path: Path) -> None:
     fine(
         root.install("--wheels", wheels, "--instance", "north", "--seedlink", "localhost:18001", "--mqtt", "localhost")
     )
     settings = tomllib.loads(root.path("etc/monitor/north.toml").read_text())
     assert settings["seedlink"] == [{"host": "localhost", "port": 18001, "stations": ["*.*"]}]
     assert settings["mqtt"] == {"host": "localhost", "client_id": "monitor-north"}
+    assert not root.path("etc/monitor/monitor.toml").exists()
+
+    # An upgrade asks nothing, and does not make up a service without a name.
+    fine(root.install("--wheels", make_wheel(tmp_path / "1.1.0", "1.1.0")))
+    assert root.version.startswith("1.1.0-")
     assert not root.path("etc/monitor/monitor.toml").exists()
 
 

@@ -301,7 +301,7 @@ def test_two_registries_do_not_meet() -> None:
 
 
 def test_labels_are_closed() -> None:
-    allowed = {"station", "channel", "server", "queue", "reason", "state", "origin", "result", "level", "le"}
+    allowed = {"station", "channel", "server", "queue", "reason", "state", "origin", "result", "level", "device", "le"}
     info = {"name", "version", "sha256", "python"}
     for family in parse_text(complete().exposition()[1].decode()):
         for sample in family.samples:

@@ -154,6 +154,7 @@ class SeedLinkSource:
             nbytes=len(frame.payload),
             received_ns=self._clock(),
             timing_quality=payload.timing_quality,
+            record=frame.payload,
         )
         await put(packet)
         trail.advance(frame.sequence, segments, session.hello.protocol)
