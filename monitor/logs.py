@@ -150,13 +150,21 @@ class LogHandler(logging.Handler):
         self.lock = self._turn  # the one that every handler has, with a type
         self._stream, self._style, self._redaction = stream, style, redaction
         self._limit, self._on_record, self._monotonic_ns = limit, on_record, monotonic_ns
+        self._last_suppressed: dict[Template, str] = {}
         self._journal_address, self._journal = journal, None if style != "journal" else _journal_link()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record, or count it where there were too many like it."""
         suppressed: int | None = 0
         if self._limit is not None and not getattr(record, ALWAYS, False):
-            suppressed = self._limit.admit((record.name, record.levelno, str(record.msg)), self._monotonic_ns())
+            template = record.name, record.levelno, str(record.msg)
+            suppressed = self._limit.admit(template, self._monotonic_ns())
+            if suppressed is None:
+                self._last_suppressed[template] = record.getMessage()
+                if len(self._last_suppressed) > _MOST_TEMPLATES:
+                    del self._last_suppressed[next(iter(self._last_suppressed))]
+            else:
+                self._last_suppressed.pop(template, None)
         if self._on_record is not None:
             self._on_record(record.levelname.lower(), suppressed is None)
         if suppressed is None:
@@ -168,8 +176,9 @@ class LogHandler(logging.Handler):
         if self._limit is None:
             return
         with self._turn:
-            for (name, level, template), suppressed in self._limit.settle(None if everything else self._monotonic_ns()):
-                text = f"not written {suppressed} times: {template}"
+            for template, suppressed in self._limit.settle(None if everything else self._monotonic_ns()):
+                name, level, words = template
+                text = f"not written {suppressed} times, the last one: {self._last_suppressed.pop(template, words)}"
                 record = logging.LogRecord(name, level, "", 0, text, None, None)
                 self._write(record, _fields(record, self._redaction, 0))
 

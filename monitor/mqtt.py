@@ -389,7 +389,10 @@ async def _open(client: _Client, stop: "asyncio.Future[Any]") -> None:
         await asyncio.wait([entering, gone, stop], return_when=asyncio.FIRST_COMPLETED)
         if not entering.done() and not gone.done():
             raise LinkError("closed", "stopped while connecting")
-        failed = (entering if entering.done() else gone).exception()
+        failed = entering.exception() if entering.done() else None
+        if failed is None and gone.done():
+            # Perhaps accepted and closed at once: aiomqtt would forget what ended before it knew that it had begun.
+            failed = gone.exception() or aiomqtt.MqttError()
         if failed is not None:
             raise client.classified(failed) from failed
     except BaseException:
@@ -437,8 +440,8 @@ async def connect(
             await _open(client, stop)
             break
         except LinkError as error:
-            # A broker without MQTT 5 says so, or just closes, or answers what Paho cannot read.
-            too_new = error.code == UNSUPPORTED_VERSION or error.reason in ("closed", "protocol")
+            # A broker without MQTT 5 says so, or just closes, or answers what Paho cannot read, or (amqtt) nothing.
+            too_new = error.code == UNSUPPORTED_VERSION or error.reason in ("closed", "protocol", "timeout")
             if settings.version != "auto" or version == "3.1.1" or not too_new or stop.done():
                 raise
             version = "3.1.1"

@@ -269,7 +269,7 @@ def test_what_is_suppressed_is_told(logger: logging.Logger, stream: io.StringIO)
     assert "not written" not in stream.getvalue().splitlines()[-1]
     now_ns[0] = 20 * NS_PER_SECOND
     handler.report_suppressed()
-    assert stream.getvalue().endswith("monitor.test: not written 2 times: packet %d refused\n")
+    assert stream.getvalue().endswith("monitor.test: not written 2 times, the last one: packet 2 refused\n")
     written = stream.getvalue()
     handler.report_suppressed()
     assert stream.getvalue() == written
@@ -283,7 +283,7 @@ def test_what_is_suppressed_is_told_at_the_end(logger: logging.Logger, stream: i
     logger.error("full: %s", 2)
     handler.close()
     last = json.loads(stream.getvalue().splitlines()[-1])
-    assert (last["level"], last["message"]) == ("error", "not written 1 times: full: %s")
+    assert (last["level"], last["message"]) == ("error", "not written 1 times, the last one: full: 2")
 
 
 @given(calls=st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 4)), max_size=80), limit=st.integers(1, 3))

@@ -581,12 +581,15 @@ class TestWithMosquitto:
 
 
 class TestWithScriptedBroker:
-    @pytest.mark.parametrize("answer", [b"\x20\x02\x00\x01", b"", b"\x20\x02\x00\x01\x99"])
-    def test_falls_back_to_the_old_protocol(self, tmp_path: Path, answer: bytes) -> None:
-        """A broker without MQTT 5 says so, or closes the connection without a word."""
+    @pytest.mark.parametrize("answer", [b"\x20\x02\x00\x01", b"", b"\x20\x02\x00\x01\x99", None])
+    def test_falls_back_to_the_old_protocol(self, tmp_path: Path, answer: bytes | None) -> None:
+        """A broker without MQTT 5 says so, or closes the connection without a word, or waits for more."""
 
         async def run() -> None:
-            async with broker(connacks=deque([answer])) as old, station(tmp_path, old.port) as at:
+            async with (
+                broker(connacks=deque([answer])) as old,
+                station(tmp_path, old.port, connect_timeout_s=1.0) as at,
+            ):
                 await at.publisher.put([message(1)])
                 assert await at.publisher.flush(PATIENCE_S)
                 assert old.versions == [5, 4]

@@ -146,7 +146,7 @@ def _earthquake(
         line(
             Part(f"earthquake {number}", "bold red"),
             f"  {when(earthquake.onset_ns - shift_ns, digits=0)} UTC as recorded,"
-            f" heard at {len(earthquake.heard)} of {len(stations)} stations",
+            f" heard at {len(earthquake.heard)} of {_count(len(stations), 'station')}",
         ),
         line(Part("  station   channels    P onset       S-P s  prob.  SNR dB  first told  revisions", "bold")),
     ]
