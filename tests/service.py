@@ -85,7 +85,8 @@ class Monitor:
             f"backoff_s = 0.05\nbackoff_max_s = 0.1\n{server}\n"
             f'[mqtt]\nhost = "127.0.0.1"\nport = {mqtt}\nclient_id = "test"\n'
             f"backoff_s = 0.05\nbackoff_max_s = 0.1\n{broker}\n"
-            f'[http]\nport = {self.http}\n[state]\ndirectory = "state"\nsave_interval_s = 0.1\n'
+            f'[http]\nport = {self.http}\n[page]\nport = "none"\n'
+            f'[state]\ndirectory = "state"\nsave_interval_s = 0.1\n'
             f'[log]\nformat = "text"\n{more}'
         )
 

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine
@@ -289,3 +290,26 @@ def test_the_service_loads_neither_pillow_nor_the_pictures() -> None:
         "'monitor.explain', 'obspy', 'scipy')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=PATIENCE_S).returncode == 0
+
+
+def test_pictures_are_not_made_for_one_who_is_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pictures.main([str(tmp_path), "--parent", str(os.getpid())]) == 1
+    assert "who wanted it is gone" in capsys.readouterr().err
+
+
+def test_who_draws_ends_with_who_wanted_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "detection.json")
+    script = (
+        "import os, subprocess, sys\n"
+        "command = [sys.executable, '-m', 'monitor.archive.pictures', sys.argv[1], '--parent', str(os.getpid())]\n"
+        "subprocess.Popen(command, stdin=subprocess.DEVNULL)\n"
+        "sys.stdin.read()\n"
+        "os._exit(0)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        # Opens when it has come to read, and keeps it reading.
+        with (tmp_path / "detection.json").open("w"):
+            # The pipe is closed when both have ended.
+            parent.communicate(timeout=60)
+        assert parent.returncode == 0

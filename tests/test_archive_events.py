@@ -130,6 +130,23 @@ def test_killed_and_started_again_nothing_is_missing_or_twice(tmp_path: Path, ki
     assert again.archive.completed == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "damage"),
+    [(b"2024", b"20x4"), (b"XX.ABC-2", b"\xff"), (b"{", b""), (b'"end":null', b'"end":"never"'), (b"new", b"old")],
+)
+def test_a_damaged_detection_is_as_none(tmp_path: Path, text: bytes, damage: bytes) -> None:
+    source = records(-200, 400)
+    feed = Feed(tmp_path)
+    feed.tell(NEW)
+    path = feed.folder / "detection.json"
+    assert text in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(text, damage))
+    again = Feed(tmp_path)
+    assert not again.archive.is_busy
+    play(again, source)
+    same(again.waveforms, wanted(source))
+
+
 def test_killed_before_the_detection_was_written_it_is_told_again(tmp_path: Path) -> None:
     source = records(-200, 400)
     feed = Feed(tmp_path)

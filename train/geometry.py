@@ -11,7 +11,7 @@ def context_frames(settings: Settings) -> int:
     """Frames before the last one that an output of the network needs."""
     if settings.network.name == "reference":
         return REFERENCE_FRAMES - 1
-    return (KERNEL - 1) + (KERNEL - 1) * TIME_STRIDE * (1 + sum(settings.network.dilations))
+    return 2 * (KERNEL - 1) + (KERNEL - 1) * TIME_STRIDE * sum(settings.network.dilations)
 
 
 def output_stride(settings: Settings) -> int:

@@ -67,11 +67,10 @@ def _stream(settings: Settings, frames: int | None, batch: int | None, clipped: 
 
     first, second, third = network.filters
     x = layers.Rescaling(1 / _SCALE_DB)(image)
-    # Nearly half of the cost is here, so the first step is the coarse one.
-    x = convolve(x, first, (KERNEL, 7), (TIME_STRIDE, 4))
-    x = convolve(x, second, (KERNEL, 3), (1, 2))
+    x = convolve(x, first, (KERNEL, 5), (1, 2))
+    x = convolve(x, second, (KERNEL, 3), (TIME_STRIDE, 2))
     x = convolve(x, third, (1, 3), (1, 2))
-    rest = math.ceil(math.ceil(math.ceil(n_freq / 4) / 2) / 2)
+    rest = math.ceil(math.ceil(math.ceil(n_freq / 2) / 2) / 2)
     x = layers.Conv2D(network.channels, (1, rest), use_bias=False)(x)
     x = layers.BatchNormalization(momentum=0.97)(x)
     x = layers.ReLU(6.0)(x)

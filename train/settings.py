@@ -48,7 +48,7 @@ class AugmentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     second_share: float = 0.1
     tempo_share: float = 0.25
     filter_share: float = 0.35
-    low_rate_share: float = 0.35
+    low_rate_share: float = 0.2
     floor_share: float = 0.2
     vertical_only_share: float = 0.25
     drop_share: float = 0.1
@@ -69,7 +69,7 @@ class NetworkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
     name: Literal["stream", "reference"] = "stream"
     filters: tuple[int, int, int] = (16, 32, 48)
-    channels: int = 96
+    channels: int = 64
     dilations: tuple[int, ...] = (1, 2, 4, 8, 16)
     look_ahead_s: float = 0.6
 
@@ -90,9 +90,9 @@ class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         workers: Processes that make examples.
     """
 
-    steps: int = 5500
-    mining_rounds: int = 2
-    mining_steps: int = 1250
+    steps: int = 5000
+    mining_rounds: int = 1
+    mining_steps: int = 2000
     mining_rate_share: float = 0.3
     batch: int = 48
     learning_rate: float = 3e-3

@@ -56,6 +56,9 @@ class Disk:
                 offset += written
                 view = view[written:]
             os.ftruncate(descriptor, offset)
+        except OSError as error:
+            error.filename = str(path)
+            raise
         finally:
             os.close(descriptor)
 
@@ -74,6 +77,9 @@ class Disk:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            error.filename = str(path)
+            raise
         finally:
             os.close(descriptor)
 

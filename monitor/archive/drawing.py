@@ -5,6 +5,7 @@ So that neither their time nor their memory is the service's, and whatever goes 
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -46,7 +47,7 @@ class Drawing:
                 await on_end(path, await self._draw(path))
 
     async def _draw(self, path: Path) -> str | None:
-        command = [sys.executable, "-m", "monitor.archive.pictures", str(path)]
+        command = [sys.executable, "-m", "monitor.archive.pictures", str(path), "--parent", str(os.getpid())]
         if self._model is not None:
             command += ["--model", self._model]
         try:

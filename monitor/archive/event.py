@@ -67,9 +67,12 @@ def read_detection(directory: Path) -> Detection | None:
         OSError: It cannot be read.
     """
     try:
-        return msgspec.json.decode((directory / DETECTION_FILE).read_bytes(), type=Detection)
-    except (FileNotFoundError, msgspec.DecodeError):
+        detection = msgspec.json.decode((directory / DETECTION_FILE).read_bytes(), type=Detection)
+        for time in filter(None, (detection.onset, detection.end)):
+            parse_time(time)
+    except (FileNotFoundError, ValueError):  # of msgspec, of bytes that are no text, of times that are none
         return None
+    return detection
 
 
 class OpenEvent:

@@ -4,8 +4,10 @@ Started by `monitor.archive.drawing`; by hand it makes those of an earlier event
 """
 
 import argparse
+import ctypes
 import os
 import resource
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,8 @@ from monitor.archive.layout import (
 )
 
 _LOWEST_PRIORITY = 19
+# prctl(2).
+_PR_SET_PDEATHSIG = 1
 # A hundred times what it takes a desktop computer.
 _MOST_CPU_S = 300
 
@@ -33,11 +37,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m monitor.archive.pictures", description=__doc__)
     parser.add_argument("directory", type=Path, help="of one event")
     parser.add_argument("--model", type=Path, help="a .tflite; the shipped one unless given")
+    parser.add_argument("--parent", type=int, help="process id; when that process ends, so does this one")
     options = parser.parse_args(arguments)
+    if options.parent is not None and not _end_with(options.parent):
+        return _complain("who wanted it is gone")
     os.nice(_LOWEST_PRIORITY)
-    # Whoever started it may be gone. Of the time that it waits for the processor nothing is held against it.
+    # Of the time that it waits for the processor nothing is held against it.
     resource.setrlimit(resource.RLIMIT_CPU, (_MOST_CPU_S, _MOST_CPU_S))
     return draw(options.directory, options.model)
+
+
+def _end_with(parent: int) -> bool:
+    """Let the kernel end this process with its parent, killed or not; False where the parent is gone already."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.getppid() == parent
 
 
 def draw(directory: Path, model: Path | None) -> int:
