@@ -27,10 +27,14 @@ usage: install.sh [options]
     --mqtt-tls                    encrypt
     --mqtt-ca FILE                trust this authority (PEM) instead of the system's
     --mqtt-user NAME              log in; the password: --mqtt-password-file
-    --http-port PORT              for metrics and health, on this computer only (9464)
+    --http-port PORT              for metrics and health, on this computer only (9464, or the next that is free)
+    --page-port PORT              for the station page (9465, or the next that is free)
+    --page-listen ADDRESS         who may see it: 127.0.0.1, this computer only, unless set; 0.0.0.0 for everybody
+    --page-user NAME              ask for a login there; the password: --page-password-file
 
   Secrets, never on the command line; the first line of a file, copied to /etc/credstore (asked for on a terminal):
-    --mqtt-password-file FILE   --seedlink-password-file FILE   --seedlink-token-file FILE
+    --mqtt-password-file FILE      --page-password-file FILE
+    --seedlink-password-file FILE  --seedlink-token-file FILE
 
   How:
     --wheels DIR      install from these wheels, without any network
@@ -71,7 +75,8 @@ read_arguments() {
     while [ $# -gt 0 ]; do
         case $1 in
         --seedlink | --station | --seedlink-user | --mqtt | --mqtt-ca | --mqtt-user | --http-port | \
-            --mqtt-password-file | --seedlink-password-file | --seedlink-token-file | \
+            --page-port | --page-listen | --page-user | \
+            --mqtt-password-file | --seedlink-password-file | --seedlink-token-file | --page-password-file | \
             --wheels | --python | --instance | --wait | --root)
             [ -n "${2-}" ] || fail "$1 needs a value" $exit_usage
             ;;
@@ -83,10 +88,11 @@ read_arguments() {
         --mqtt-tls | --mqtt-ca | --mqtt-user)
             [[ " ${answers[*]-} " == *" --mqtt "* ]] || fail "$1 comes after --mqtt" $exit_usage
             ;;&
-        --seedlink | --station | --seedlink-user | --mqtt | --mqtt-user | --http-port) answers+=("$1" "$2") && shift 2 ;;
+        --seedlink | --station | --seedlink-user | --mqtt | --mqtt-user | --http-port | \
+            --page-port | --page-listen | --page-user) answers+=("$1" "$2") && shift 2 ;;
         --mqtt-ca) answers+=("$1" "$(realpath -e -- "$2")") && shift 2 ;;
         --seedlink-tls | --mqtt-tls) answers+=("$1") && shift ;;
-        --mqtt-password-file | --seedlink-password-file | --seedlink-token-file)
+        --mqtt-password-file | --seedlink-password-file | --seedlink-token-file | --page-password-file)
             local name=${1#--}
             [ -r "$2" ] || fail "$1 $2: cannot be read" $exit_usage
             secret_files[${name%-file}]=$2
@@ -208,8 +214,13 @@ find_pip() {
 make_environment() {
     local to=$opt/versions/$version pip
     if [ -e "$to/.complete" ]; then
-        say "version $version is installed already"
-        return
+        if "$to/bin/monitor" model verify >/dev/null 2>&1; then
+            say "version $version is installed already"
+            return
+        fi
+        # As after an upgrade of Debian to another Python.
+        say "version $version is installed and does not run any more: once more"
+        changed=yes
     fi
     say "installing version $version into $to"
     rm -rf "$to"
@@ -312,14 +323,15 @@ ask_answers() {
 # Fill the answers into the reference; standard output: the settings.
 fill_in() {
     "$opt/versions/$version/bin/monitor" check --reference >"$scratch/reference.toml"
-    "$python" - "$scratch/reference.toml" "$instance" "${answers[@]}" <<'PYTHON'
+    "$python" - "$scratch/reference.toml" "$settings" "$instance" "${answers[@]}" <<'PYTHON'
 import json
 import re
 import sys
+import tomllib
 from pathlib import Path
 
-reference, instance, *words = sys.argv[1:]
-servers, mqtt, http = [], {}, {}
+reference, settings, instance, *words = sys.argv[1:]
+servers, mqtt, http, page = [], {}, {}, {}
 
 
 def endpoint(text):
@@ -350,18 +362,42 @@ while words:
         mqtt |= {"user": words.pop(0), "password_file": "mqtt-password"}
     elif flag == "--http-port":
         http["port"] = int(words.pop(0))
+    elif flag == "--page-port":
+        page["port"] = int(words.pop(0))
+    elif flag == "--page-listen":
+        page["listen"] = words.pop(0)
+    elif flag == "--page-user":
+        page |= {"user": words.pop(0), "password_file": "page-password"}
 for server in servers:
     server.setdefault("stations", ["*.*"])
 if mqtt and instance:
     # Two clients of one name would throw each other out of the broker.
     mqtt["client_id"] = f"monitor-{instance}"
 
+# Ports that nobody chose are those which no other monitor of this computer has.
+DEFAULTS = {"http": 9464, "page": 9465}
+taken = {values["port"] for values in (http, page) if "port" in values}
+for other in Path(settings).parent.glob("*.toml"):
+    if other != Path(settings):
+        try:
+            told = tomllib.loads(other.read_text())
+        except ValueError:
+            continue
+        taken |= {told.get(section, {}).get("port", port) for section, port in DEFAULTS.items()}
+for section, port in DEFAULTS.items():
+    values = {"http": http, "page": page}[section]
+    if servers and "port" not in values:
+        free = next(number for number in range(port, port + 1000) if number not in taken)
+        taken.add(free)
+        if free != port:
+            values["port"] = free
+
 
 def line(key, value):
     return f"{key} = {json.dumps(value, ensure_ascii=False)}"
 
 
-wanted = {"mqtt": mqtt, "http": http, "seedlink": servers[0] if servers else {}}
+wanted = {"mqtt": mqtt, "http": http, "page": page, "seedlink": servers[0] if servers else {}}
 rest = {name: dict(values) for name, values in wanted.items()}
 section, out = "", []
 for text in Path(reference).read_text().splitlines():
@@ -409,7 +445,7 @@ make_settings() {
 # A password that the answers make necessary, and that nobody gave, is asked for.
 store_secrets() {
     local name reply
-    for name in mqtt-password:--mqtt-user seedlink-password:--seedlink-user; do
+    for name in mqtt-password:--mqtt-user seedlink-password:--seedlink-user page-password:--page-user; do
         if [[ " ${answers[*]-} " == *" ${name#*:} "* ]] && [ -z "${secret_files[${name%:*}]-}" ] &&
             [ ! -e "$credstore/$state_name.${name%:*}" ] && [ -t 0 ]; then
             read -r -s -p "Password for ${name%-password:*} (not shown): " reply

@@ -43,7 +43,6 @@ from monitor.state import SavedState, StateError, write_state
 from monitor.stations import StationGroup
 from monitor.tell import tell_detection
 from monitor.timebase import NS_PER_SECOND
-from monitor.web.files import EventArchive
 from monitor.web.health import HealthSource
 from monitor.web.hub import Hub
 from monitor.web.page import Page
@@ -254,7 +253,7 @@ class Service:
             ask=self._ask,
             names=lambda: [group.name for group in self._engine.groups],
             health=health,
-            archive=EventArchive(parts.directory / "events"),
+            directory=parts.directory,
             metrics=self._metrics,
             clock=self._clock,
         )

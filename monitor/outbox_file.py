@@ -61,11 +61,15 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 _UPGRADE: Final = "BEGIN IMMEDIATE; ALTER TABLE message ADD COLUMN crc INTEGER; PRAGMA user_version = 2; COMMIT;"
-_MESSAGE_COLUMNS_1: Final = "topic, payload, qos, retain, expiry_s, detection_id, revision, lane, created_ns, size, held"
+_MESSAGE_COLUMNS_1: Final = (
+    "topic, payload, qos, retain, expiry_s, detection_id, revision, lane, created_ns, size, held"
+)
 MESSAGE_COLUMNS: Final = f"{_MESSAGE_COLUMNS_1}, crc"
 INSERT_MESSAGE: Final = f"INSERT INTO message ({MESSAGE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 INSERT_TOLD: Final = "INSERT OR IGNORE INTO told VALUES (?, ?, ?, ?)"
-_MESSAGE_TYPES: Final = (str, bytes, int, int, int | None, str | None, int | None, int, int, int, str | None, int | None)
+_MESSAGE_TYPES: Final = (
+    *(str, bytes, int, int, int | None, str | None, int | None, int, int, int, str | None, int | None),
+)
 _TOLD_TYPES: Final = (str, int, str, int)
 
 

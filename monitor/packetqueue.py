@@ -1,7 +1,8 @@
 """Packets between the servers and the pipelines: bounded, live before backlog, each station's in order.
 
-When it is full, `put` waits, and with it the server's connection: the data wait where they are safe. What is taken out
-first is a station whose oldest packet is live; stations that catch up share what time is left.
+When it is full, `put` waits, and with it the server's connection: the data wait where they are safe. Backlog may fill
+three quarters of it only: however much of it comes, there is room for what is live. Nothing is dropped. What is taken
+out first is a station whose oldest packet is live; stations that catch up share what time is left.
 """
 
 import asyncio
@@ -14,6 +15,8 @@ from monitor.timebase import NS_PER_SECOND
 # A packet in memory is more than its bytes on the wire: samples as int32, the bytes themselves, and objects.
 _OVERHEAD_BYTES = 2048
 _GROWTH = 9
+# One part in so many is kept free of backlog.
+_LIVE_ONLY = 4
 
 
 class PacketQueue:
@@ -41,7 +44,7 @@ class PacketQueue:
         """Add a packet; waits while the queue is full."""
         size = _size(packet)
         # One that is larger than all there is room for is let in alone.
-        while self.nbytes and self.nbytes + size > self._max_bytes:
+        while self.nbytes and self.nbytes + size > self._room(packet):
             self.waits += 1
             self._emptied.clear()
             await self._emptied.wait()
@@ -78,6 +81,11 @@ class PacketQueue:
         self.nbytes -= sum(_size(packet) for packet in taken)
         self._emptied.set()
         return taken
+
+    def _room(self, packet: Packet) -> int:
+        """Up to how many bytes the queue may be filled with this packet."""
+        live = _end_ns(packet) >= self._now_ns() - self._lateness_ns
+        return self._max_bytes if live else self._max_bytes - self._max_bytes // _LIVE_ONLY
 
     def take_all(self) -> list[Packet]:
         """Take everything at once: the end has come."""

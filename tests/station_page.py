@@ -23,7 +23,6 @@ from monitor.records import ChannelId, Detection, Segment
 from monitor.settings import ArchiveSettings, MqttSettings, PageSettings, QualitySettings, Settings
 from monitor.stations import group_channels
 from monitor.timebase import NS_PER_SECOND
-from monitor.web.files import EventArchive
 from monitor.web.health import HealthSource
 from monitor.web.hub import Hub
 from monitor.web.page import Page
@@ -94,7 +93,7 @@ class StationPage:
         self.player = Player(recordings, self.hub)
         self.metrics = Metrics()
         self.clock = FixedClock(self.player.now_ns, discipline=Discipline(True, 1000, 2000, 3000))
-        self._settings, self._folder = settings, folder
+        self._settings, self.folder = settings, folder
         self.outlook = Outlook(
             self.metrics, clock=self.clock, broker=None, model=MODEL.ref, silent_s=120.0, settings=MqttSettings()
         )
@@ -104,7 +103,7 @@ class StationPage:
         """Make the page; in the event loop that is to run it."""
         archiver = Archiver(
             Settings(archive=ArchiveSettings(events=False)),
-            directory=self._folder,
+            directory=self.folder,
             clock=self.clock,
             metrics=self.metrics,
         )
@@ -115,7 +114,7 @@ class StationPage:
             archive=archiver,
             clock=self.clock,
             model=MODEL,
-            directory=self._folder,
+            directory=self.folder,
         )
         self.page = Page(
             self._settings,
@@ -123,10 +122,10 @@ class StationPage:
             ask=self.ask,
             names=lambda: list(self.player.pipelines),
             health=health,
-            archive=EventArchive(self._folder / "events"),
+            directory=self.folder,
             metrics=self.metrics,
             clock=self.clock,
-            tick_s=0.02,
+            tick_s=0.1,
         )
 
     async def ask(self, what: Callable[[], T]) -> T:

@@ -286,8 +286,8 @@ def test_pictures_are_made_by_another_process(tmp_path: Path, monkeypatch: pytes
 
 def test_the_service_loads_neither_pillow_nor_the_pictures() -> None:
     code = (
-        "import sys, monitor.archive.archiver; sys.exit(any(m in sys.modules for m in ('PIL', 'monitor.picture', "
-        "'monitor.explain', 'obspy', 'scipy')))"
+        "import sys, monitor.archive.archiver; sys.exit(any(m in sys.modules for m in ('PIL', 'monitor.drawing.event', "
+        "'monitor.explain.explanation', 'obspy', 'scipy')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=PATIENCE_S).returncode == 0
 

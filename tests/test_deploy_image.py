@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+
+from tests.test_packaging import pins, project
 
 ROOT = Path(__file__).parent.parent
 HEALTHCHECK = ROOT / "deploy" / "healthcheck.py"
@@ -60,6 +63,13 @@ def test_only_locked_wheels_are_installed() -> None:
         assert own or ("--only-binary=:all:" in command and "--require-hashes" in command), command
     everything = " ".join(text for _, text in instructions())
     assert not re.search(r"\b(gcc|g\+\+|build-essential|python3-dev|curl|wget)\b", everything)
+
+
+def test_what_the_wheel_is_built_with_is_locked_like_all_else() -> None:
+    locked = pins("requirements-build.lock")
+    assert locked.items() <= pins("requirements.lock").items()
+    for requirement in map(Requirement, project()["dependency-groups"]["build"]):
+        assert requirement.specifier.contains(locked[requirement.name]), f"{requirement}: make lock"
 
 
 def test_what_runs_is_nobody_and_writes_in_one_place() -> None:

@@ -16,11 +16,11 @@ from typer.testing import CliRunner, Result
 
 from monitor.cli import application
 from monitor.detector import DetectorSettings
-from monitor.explain import Explanation, explain_event, explain_moment, instruments
-from monitor.explain_document import ExplanationDocument
-from monitor.explain_text import write_text
+from monitor.explain.document import ExplanationDocument
+from monitor.explain.explanation import Explanation, explain_event, explain_moment, instruments
+from monitor.explain.moment import MomentError
+from monitor.explain.text import write_text
 from monitor.model import Model
-from monitor.moment import MomentError
 from monitor.pipeline import REPLAY_BATCH_S, StationPipeline
 from monitor.records import Detection
 from monitor.replay import Replay

@@ -131,6 +131,12 @@ def test_life_from_installation_to_removal(root: Root, wheels: Path, tmp_path: P
     assert "installed already" in fine(root.install("--wheels", wheels, "--seedlink", "other"))
     assert root.everything() == before
 
+    # Unless it does not run any more, as after an upgrade of Debian to another Python.
+    (program,) = root.path("opt/monitor").rglob("standin/__init__.py")
+    program.unlink()
+    assert "once more" in fine(root.install("--wheels", wheels))
+    assert program.exists()
+
     # An upgrade keeps settings and secrets, and the version before; a version that is older than that one goes.
     state = root.path("var/lib/monitor/positions.json")
     state.parent.mkdir(parents=True)
@@ -171,12 +177,20 @@ def test_one_of_several_has_settings_and_a_name_of_its_own(root: Root, wheels: P
     settings = tomllib.loads(root.path("etc/monitor/north.toml").read_text())
     assert settings["seedlink"] == [{"host": "localhost", "port": 18001, "stations": ["*.*"]}]
     assert settings["mqtt"] == {"host": "localhost", "client_id": "monitor-north"}
+    assert settings["http"] == settings["page"] == {}
     assert not root.path("etc/monitor/monitor.toml").exists()
 
     # An upgrade asks nothing, and does not make up a service without a name.
     fine(root.install("--wheels", make_wheel(tmp_path / "1.1.0", "1.1.0")))
     assert root.version.startswith("1.1.0-")
     assert not root.path("etc/monitor/monitor.toml").exists()
+
+    # The ports of a second one are those that the first leaves free.
+    answers = "--instance south --seedlink localhost --http-port 9466 --page-listen 0.0.0.0 --page-user me"
+    fine(root.install("--wheels", tmp_path / "1.1.0", *answers.split()))
+    settings = tomllib.loads(root.path("etc/monitor/south.toml").read_text())
+    assert settings["http"] == {"port": 9466}
+    assert settings["page"] == {"listen": "0.0.0.0", "port": 9467, "user": "me", "password_file": "page-password"}
 
 
 def test_without_answers_the_reference_waits_for_the_operator(root: Root, wheels: Path) -> None:

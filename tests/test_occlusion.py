@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from monitor.explain.occlusion import log_odds, occlude
 from monitor.model import Model
-from monitor.occlusion import log_odds, occlude
 from monitor.spectrogram import SpectrogramParams
 
 I8 = npt.NDArray[np.int8]

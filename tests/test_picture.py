@@ -9,16 +9,16 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from monitor.canvas import LEFT, RIGHT, Box, Lines, Sheet, smooth
-from monitor.colours import BLUE, VERMILLION, Colour, even_map, mapped
 from monitor.detector import DetectorSettings
-from monitor.explain import explain_moment, instruments
+from monitor.drawing.canvas import LEFT, RIGHT, Box, Lines, Sheet, smooth
+from monitor.drawing.colours import BLUE, VERMILLION, Colour, even_map, mapped
+from monitor.drawing.event import PictureError, draw_event, event_png
+from monitor.drawing.traces import read_traces
+from monitor.explain.explanation import explain_moment, instruments
+from monitor.explain.moment import Span
 from monitor.model import Model
-from monitor.moment import Span
-from monitor.picture import PictureError, draw_event, event_png
 from monitor.sources.files import FileSource
 from monitor.timebase import NS_PER_SECOND, format_time
-from monitor.traces import read_traces
 from tests.detections import HOSTILE, detection
 from tests.test_explain import MODEL, P_S, S_MINUS_P, WAVE, at, no_problem, packed
 

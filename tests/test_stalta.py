@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from monitor.stalta import BAND_HZ, band_pass, ratio
+from monitor.explain.stalta import BAND_HZ, band_pass, ratio
 from tests.waveforms import earthquake
 from train.stalta import ENERGY
 from train.stalta import ratio as reference

@@ -1,6 +1,7 @@
 """The page as people see it, in a real browser: it moves, it tells, it opens, in both themes and on a phone."""
 
 import io
+import json
 import os
 from collections.abc import Iterator
 from itertools import pairwise
@@ -13,7 +14,8 @@ import obspy
 import pytest
 from PIL import Image
 
-from monitor.records import ChannelId, Segment
+from monitor.records import ChannelId, Detection, Segment
+from monitor.timebase import NS_PER_SECOND, format_time, parse_time
 from tests.chromium import Browser, Tab, chromium
 from tests.detections import detection
 from tests.station_page import Served, quake, serving
@@ -129,6 +131,49 @@ def test_an_event_page_opens(served: Served, tab: Tab) -> None:
     tab.evaluate("document.querySelector('.crumbs a').click()")
     tab.wait_for("document.querySelector('canvas.drum')", why="the way back is missing")
     assert tab.evaluate("document.activeElement.id") == "main"
+
+
+def explanation_of(found: Detection) -> bytes:
+    """As it is written for an event, with a region that spoke for an earthquake and one that spoke against it."""
+    start_ns = parse_time(found.onset) - 5 * NS_PER_SECOND
+    change: list[list[float | None]] = [[0.0] * 16 for _ in range(20)]
+    change[13][3], change[4][8], change[0][0] = 6.0, -2.0, None
+    occlusion = {
+        "time": format_time(start_ns + 6 * NS_PER_SECOND),
+        "probability": 0.98,
+        "silence": 0.1,
+        "cell_s": 0.4,
+        "cell_hz": 3.125,
+        "starttime": format_time(start_ns),
+        "first_hz": 1.5625,
+        "change": {"all": change, "Z": change},
+        "regions": [{}, {}],
+        "without": {"Z": 0.5},
+    }
+    return json.dumps({"words": [f"Said of {HOSTILE}."], "occlusion": occlusion}).encode()
+
+
+def test_what_the_model_looked_at(served: Served, tab: Tab) -> None:
+    while not (finals := [d for d in served.station.player.detections if d.state == "final"]):
+        served.play(1.0)
+    served.play(25.0)
+    event = archive_with(served.station.folder / "events", finals[0].id)
+    (event / "explanation.json").write_bytes(explanation_of(finals[0]))
+    tab.go(f"{served.url}#/event/{quote(finals[0].id)}")
+    tab.wait_for("document.querySelector('canvas.map')", why="no map")
+    assert f"Said of {HOSTILE}." in tab.text()
+    assert "without vertical 0.500" in tab.text()
+    # What spoke for it is orange, what spoke against it blue.
+    balance = """(() => {
+        const canvas = document.querySelector('canvas.map');
+        const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+        const found = [];
+        for (let i = 0; i < pixels.length; i += 4) found.push(pixels[i] - pixels[i + 2]);
+        return [found.reduce((a, b) => Math.max(a, b)), found.reduce((a, b) => Math.min(a, b))];
+    })()"""
+    most, least = tab.evaluate(balance)
+    assert most > 100
+    assert least < -40
 
 
 @pytest.mark.parametrize("dark", [False, True])

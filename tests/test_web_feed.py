@@ -1,6 +1,7 @@
 """What the page remembers: rings of rows, bins, feeds of instruments; and that looking on changes nothing."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from monitor.ringbuffer import RingBuffer
 from monitor.stations import group_channels
 from monitor.timebase import NS_PER_SECOND, parse_time
 from monitor.web.bins import decimate, read_bins, read_swings
+from monitor.web.drumfile import DRUM_FILE, read_drums, write_drums
 from monitor.web.events import AFTER_S, BEFORE_S, MOST_EVENTS, MOST_PICTURE_BYTES, Events
 from monitor.web.feed import DRUM_BIN_S, LIVE_S
 from monitor.web.hub import MOST_FEEDS, Hub
@@ -165,8 +167,8 @@ def test_news_continue_where_the_last_ended() -> None:
     whole = np.frombuffer(rows, np.float32).reshape(-1, 2)
     assert sorted(received) == list(range(min(received), max(received) + 1))
     assert len(received) > 600
-    for at, row in received.items():
-        np.testing.assert_array_equal(whole[at - first], row)
+    for at, values in received.items():
+        np.testing.assert_array_equal(whole[at - first], values)
     assert hub.news(watched=frozenset(), overview=False).feeds == {}
 
 
@@ -216,7 +218,7 @@ def test_more_instruments_than_can_be_shown_are_not() -> None:
     player = Player(recordings, hub)
     player.play(10.0)
     assert len(hub.stations()) == MOST_FEEDS
-    assert hub.not_shown
+    assert len(hub.hidden) == 2
     hub.keep_only(["XX.S1..HH"])
     assert [line["name"] for line in hub.sparks()] == ["XX.S1..HH"]
 
@@ -236,3 +238,35 @@ def test_a_recorder_whose_clock_is_set_back_begins_a_new_epoch() -> None:
     drum = hub.drum("XX.ABC..HH")
     assert drum is not None
     assert drum.first * DRUM_BIN_S < T0 / NS_PER_SECOND - 3000
+
+
+def test_the_drum_survives_a_restart(player: Player, tmp_path: Path) -> None:
+    write_drums(tmp_path, player.hub.saved(), bin_s=DRUM_BIN_S)
+    assert read_drums(tmp_path, bin_s=DRUM_BIN_S + 1) == {}
+    saved = read_drums(tmp_path, bin_s=DRUM_BIN_S)
+    assert saved == player.hub.saved()
+    before = player.hub.drum("XX.ABC..HH")
+    assert before is not None
+    hour_ns = 3600 * NS_PER_SECOND
+    later = Player([replace(s, starttime_ns=s.starttime_ns + hour_ns) for s in quake(seconds=20.0)], Hub(MODEL))
+    later.hub.restore(saved)
+    assert later.hub.saved() == player.hub.saved()  # nothing has come yet
+    later.play(20.0)
+    after = later.hub.drum("XX.ABC..HH")
+    assert after is not None
+    assert after.first == before.first
+    assert after.rows.startswith(before.rows)
+    assert 900 <= len(after.rows) / 4 <= 910
+    # What is received again replaces what was saved, and nothing else.
+    again = Player(quake(seconds=120.0), Hub(MODEL))
+    again.hub.restore(read_drums(tmp_path, bin_s=DRUM_BIN_S))
+    again.play(120.0)
+    assert again.hub.drum("XX.ABC..HH") == before
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"\xff" * 100, b"\x82\xa5bin_s\x04\xa5drums\x81\xa1\xff\x80"])
+def test_a_drum_file_that_is_none_is_passed_over(tmp_path: Path, content: bytes) -> None:
+    assert read_drums(tmp_path, bin_s=DRUM_BIN_S) == {}
+    (tmp_path / DRUM_FILE).write_bytes(content)
+    assert read_drums(tmp_path, bin_s=DRUM_BIN_S) == {}
+    write_drums(tmp_path / "absent", {}, bin_s=DRUM_BIN_S)  # a disk that takes nothing is no fault

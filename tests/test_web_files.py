@@ -4,12 +4,18 @@ import asyncio
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pymseed import DataEncoding, MS3Record
 
+from monitor.timebase import NS_PER_SECOND, format_time
 from monitor.web.files import ARCHIVE_FILES, EventArchive, read_pieces, static_files
+from monitor.web.thumb import thumb_of
 from tests.detections import detection
+from tests.station_page import quake
+from tests.waveforms import T0
 
 ID = "BW.UH3-20100527T162434.5-1a2b3c4d"
 
@@ -135,3 +141,28 @@ def test_the_page_is_small_and_stands_alone() -> None:
     assert "<style" not in index
     assert 'script type="module" src=' in index
     assert " onclick" not in index
+
+
+def test_small_pictures_come_from_the_records(tmp_path: Path) -> None:
+    (vertical, *_) = recording = quake(p_s=40.0, seconds=80.0)
+    found = detection(
+        id=ID, seed_ids=["XX.ABC..HHX", "XX.ABC..HHZ"], onset=format_time(T0 + 40 * NS_PER_SECOND), station="XX.ABC"
+    )
+    event = archive_with(tmp_path)
+    archive = EventArchive(tmp_path)
+    assert archive.thumb(found) == []  # what is there is no record
+    with (event / "waveforms.mseed").open("wb") as file:
+        for segment in recording:
+            record = MS3Record()
+            record.sourceid = f"FDSN:XX_ABC__H_H_{segment.channel_id.channel[-1]}"
+            record.samprate, record.starttime = 100.0, segment.starttime_ns
+            record.encoding = DataEncoding.STEIM2
+            file.writelines(bytes(piece) for piece in record.generate(segment.samples, "i"))
+    thumb = archive.thumb(found)
+    wave = vertical.samples[3600:6000].astype(np.float32)
+    assert thumb == thumb_of(wave, 100.0)
+    assert len(thumb) == 240
+    strongest = max(range(0, 240, 2), key=lambda at: thumb[at + 1] or 0)
+    assert 38 <= strongest <= 60  # a sixth into it, or the S four seconds later
+    assert archive.thumb(detection(id=ID, seed_ids=[])) == []
+    assert archive.thumb(detection(id="another")) == []

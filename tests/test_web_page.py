@@ -55,11 +55,15 @@ class Stream:
 
     def wait_for(self, kind: str, count: int = 1) -> list[Any]:
         """Read until so many of a kind have come."""
-        while len(found := [data for name, data in self.events() if name == kind]) < count:
+        mark = f"event: {kind}\n".encode()
+        while self.received.count(mark) < count or len(found := self._of(kind)) < count:
             piece = self.socket.recv(65536)
             assert piece, self.received[-500:]
             self.received += piece
         return found
+
+    def _of(self, kind: str) -> list[Any]:
+        return [data for name, data in self.events() if name == kind]
 
 
 @contextlib.contextmanager
@@ -222,7 +226,9 @@ def test_who_takes_nothing_loses_the_oldest_and_disturbs_nobody(served: Served) 
             assert count < 1000
             filler = b"event: filler\ndata: %d%s\n\n" % (count, b" " * 60_000)
             served.do(partial(viewers.send, [filler]))
-            attentive.wait_for("filler", count)
+            while attentive.received.count(b"event: filler") < count:
+                attentive.received += attentive.socket.recv(65536)
+        attentive.wait_for("filler", count)
         assert [data for kind, data in attentive.events() if kind in {"filler", "lost"}] == list(range(1, count + 1))
         until(lambda: b"monitor_page_events_dropped_total 0.0" not in served.station.metrics.exposition()[1])
         # It goes on reading, and is told.
@@ -265,6 +271,19 @@ def test_a_port_that_is_taken_is_no_reason_not_to_detect(tmp_path: Path, caplog:
         assert again is None
         assert f"[page] cannot listen on 127.0.0.1:{first.port}: Address already in use" in caplog.text
         assert first.get("/")[0] == 200
+
+
+def test_what_was_drawn_is_there_after_a_restart(tmp_path: Path) -> None:
+    recordings = quake(seconds=60.0)
+    with serving(recordings, tmp_path) as served:
+        served.play(40.0)
+        first, bins = served.json(f"/api/drum?instrument={NAME}")
+    with serving([s for s in recordings if s.channel_id.channel == "HHZ"], tmp_path) as served:
+        served.play(20.0)
+        again = served.json(f"/api/drum?instrument={NAME}")
+        assert again[0] == first
+        assert 0 < len(again[1]) < len(bins)
+        assert bins.startswith(again[1][:-8])
 
 
 def test_json_is_compressed_for_who_takes_it(served: Served) -> None:

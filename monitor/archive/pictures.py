@@ -64,10 +64,10 @@ def draw(directory: Path, model: Path | None) -> int:
     if detection is None:
         return _complain(f"{directory / DETECTION_FILE}: not there or damaged")
     # Pillow and the interpreter are loaded here, and nowhere in the service.
-    from monitor.explain import explain_event  # noqa: PLC0415
+    from monitor.drawing.event import PictureError, draw_event  # noqa: PLC0415
+    from monitor.explain.explanation import explain_event  # noqa: PLC0415
+    from monitor.explain.moment import MomentError  # noqa: PLC0415
     from monitor.model import Model, ModelError  # noqa: PLC0415
-    from monitor.moment import MomentError  # noqa: PLC0415
-    from monitor.picture import PictureError, draw_event  # noqa: PLC0415
 
     result = 0
     try:

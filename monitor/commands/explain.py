@@ -18,12 +18,12 @@ from monitor.commands.common import (
     model_of,
     settings_of,
 )
-from monitor.explain import Explanation, explain_moment, instruments
-from monitor.explain_text import write_text
+from monitor.drawing.event import PictureError
+from monitor.explain.explanation import Explanation, explain_moment, instruments
+from monitor.explain.moment import MomentError
+from monitor.explain.text import write_text
 from monitor.model import Model
-from monitor.moment import MomentError
 from monitor.output import OutputClosedError, OutputError, open_output, printable, write_now
-from monitor.picture import PictureError
 from monitor.settings import Settings
 from monitor.sources.files import FileSource, Problem
 from monitor.stations import StationGroup, station_filter

@@ -104,8 +104,9 @@ class Selection:
     def named_channels(self) -> tuple[ChannelId, ...]:
         """The channels that are named without wildcards."""
         named = (
-            ChannelId(*station.split("."), location, channel)
+            ChannelId(network, code, location, channel)
             for station in self.named_stations
+            for network, _, code in [station.partition(".")]
             for location, channel in self._streams[station]
             if not is_pattern(location + channel)
         )

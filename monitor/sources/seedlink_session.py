@@ -68,6 +68,8 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._alive_s = self._loop.time()
         self._asked_s = self._alive_s
+        # What came last was no whole packet: answers to INFO are no sign that the data go on.
+        self._torn = False
         self.hello = Hello("", "", frozenset(), "3")
 
     async def greet(self, login: str | None) -> None:
@@ -156,6 +158,7 @@ class Session:
             frame = await self._live_frame()
             match frame:
                 case DataFrame():
+                    self._torn = frame.fault is not None
                     return frame
                 case Reply() if frame.is_auth:
                     raise ConnectionLostError("auth", self._redacted(frame.text))
@@ -184,7 +187,8 @@ class Session:
             except WireError as error:
                 raise ConnectionLostError("protocol", str(error)) from error
             if frame is not None:
-                self._alive_s = self._loop.time()
+                if not (self._torn and isinstance(frame, InfoFrame)):
+                    self._alive_s = self._loop.time()
                 return frame
             due_s = min(self._alive_s + stall_s, max(self._alive_s, self._asked_s) + keepalive_s)
             try:

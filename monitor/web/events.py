@@ -9,15 +9,15 @@ import numpy as np
 
 from monitor.records import Detection
 from monitor.timebase import NS_PER_SECOND, parse_time
-from monitor.web.bins import F32
 from monitor.web.feed import Feed, Piece
+from monitor.web.thumb import BEFORE_S as THUMB_BEFORE_S
+from monitor.web.thumb import Thumb, thumb_of
 
 # In the list; with pictures while they fit.
 MOST_EVENTS = 50
 MOST_PICTURE_BYTES = 2 * 1024 * 1024
 # Around a detection.
 BEFORE_S, AFTER_S, LONGEST_S = 15.0, 20.0, 180.0
-_THUMB_BEFORE_S, _THUMB_S, _THUMB_BINS = 4.0, 24.0, 120
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class Event:
 
     detection: Detection
     instrument: str | None = None
-    thumb: list[int | None] = field(default_factory=list)
+    thumb: Thumb = field(default_factory=list)
     picture: dict[str, object] | None = None
     picture_bytes: int = 0
     archived: bool = False
@@ -79,10 +79,10 @@ class Events:
         self._shrink()
         return event
 
-    def remember(self, archived: Iterable[Detection]) -> None:
+    def remember(self, archived: Iterable[tuple[Detection, Thumb]]) -> None:
         """Take what an archive holds; what is known already stays."""
-        for detection in archived:
-            event = self._events.setdefault(detection.id, Event(detection, complete=True))
+        for detection, thumb in archived:
+            event = self._events.setdefault(detection.id, Event(detection, thumb=thumb, complete=True))
             event.archived = True
         self._shrink()
 
@@ -106,7 +106,7 @@ class Events:
             samples, valid = channel.ring.read(first, stop)
             samples[~valid] = np.nan
             waves[channel_id.seed_id] = samples.astype(np.float32)
-        event.thumb = _thumb(waves[feed.shown.seed_id], rate)
+        event.thumb = thumb_of(waves[feed.shown.seed_id][round((BEFORE_S - THUMB_BEFORE_S) * rate) :], rate)
         event.picture = {
             "feed": feed.description(),
             "rate": rate,
@@ -142,16 +142,3 @@ def _wanted_until_s(detection: Detection) -> float:
     onset_s = parse_time(detection.onset) / NS_PER_SECOND
     end_s = onset_s if detection.end is None else parse_time(detection.end) / NS_PER_SECOND
     return min(end_s + AFTER_S, onset_s - BEFORE_S + LONGEST_S)
-
-
-def _thumb(wave: F32, rate: int) -> list[int | None]:
-    start = round((BEFORE_S - _THUMB_BEFORE_S) * rate)
-    length = max(1, round(_THUMB_S * rate / _THUMB_BINS))
-    part = wave[start : start + length * _THUMB_BINS]
-    part = part[: len(part) // length * length]
-    if not np.isfinite(part).any():
-        return []
-    blocks = part.reshape(-1, length) - np.nanmedian(part)
-    low, high = np.fmin.reduce(blocks, axis=1), np.fmax.reduce(blocks, axis=1)
-    reach = max(float(np.nanmax(high)), -float(np.nanmin(low))) or 1.0
-    return [None if math.isnan(x) else round(100 * x / reach) for pair in zip(low, high, strict=True) for x in pair]

@@ -106,6 +106,7 @@ class Feed:
         oldest = -(-(ring.end - ring.capacity) // self._drum_length)
         drawn = self._drum.end
         first = stop - 1 if drawn is None or stop < drawn - 1 else drawn
+        # Up to the oldest sample there was nothing, or nothing is known any more.
         first = max(first, oldest)
         if first < stop:
             self._drum.write(first, read_swings(ring, first, stop, length=self._drum_length))
@@ -168,6 +169,13 @@ class Feed:
         """The last day; bfloat16: the upper half of each float32, three digits."""
         first, bins = self._drum.newest(self._drum.capacity)
         return Piece(first, _bfloat16(bins))
+
+    def restore_drum(self, saved: Piece) -> None:
+        """Begin with the drum plot that an earlier process left; what comes for the same time replaces it."""
+        bins = (np.frombuffer(saved.rows[: len(saved.rows) // 4 * 4], np.uint16).astype(np.uint32) << 16).view(
+            np.float32
+        )
+        self._drum.write(saved.first, bins.reshape(-1, 2))
 
     def news(self) -> dict[str, object]:
         """What came since the last call."""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from monitor.records import Detection
+from monitor.web.thumb import Thumb, thumb_of_records
 
 _STATIC = Path(__file__).parent / "static"
 _TYPES = {
@@ -35,6 +36,8 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,8}\.[A-Za-z0-9_-]{1,8}-(\d{4})(\d{2})(\d{2})T
 _YEAR, _TWO_DIGITS = re.compile(r"\d{4}"), re.compile(r"\d{2}")
 _PIECE_BYTES = 64 * 1024
 _MOST_JSON_BYTES = 1024 * 1024
+# Three minutes of three components at 1000 samples per second, twice.
+_MOST_RECORD_BYTES = 4 * 1024 * 1024
 
 
 class StaticFile(NamedTuple):
@@ -103,8 +106,18 @@ class EventArchive:
             return None
         try:
             return msgspec.json.decode(found.path.read_bytes(), type=Detection)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return None
+
+    def thumb(self, detection: Detection) -> Thumb:
+        """Draw a detection in small; empty where its waveforms are not archived."""
+        found = self.find(detection.id, "waveforms.mseed")
+        if found is None or found.size > _MOST_RECORD_BYTES:
+            return []
+        try:
+            return thumb_of_records(found.path.read_bytes(), detection)
+        except OSError:
+            return []
 
     def newest(self, most: int) -> list[Detection]:
         """The newest detections, `most` at most."""

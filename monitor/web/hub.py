@@ -6,6 +6,7 @@ Everything here runs in the engine's thread, so that nothing is read while it is
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -13,6 +14,7 @@ from monitor.model import Model
 from monitor.pipeline import StationPipeline
 from monitor.records import Detection
 from monitor.spectrogram import F32, Bool
+from monitor.web.drumfile import SavedDrum
 from monitor.web.events import Event, Events, is_ripe
 from monitor.web.feed import Feed, Piece
 
@@ -47,12 +49,14 @@ class Hub:
         self._model = model
         self._feeds: dict[str, Feed] = {}
         self.events = Events()
-        self.not_shown = 0
+        # Instruments that there is no room for.
+        self.hidden: set[str] = set()
         self._described: tuple[object, ...] = ()
         self._told: set[str] = set()
         # A picture is to be taken while what it shows is still held.
         self.has_work = False
         self._watched: frozenset[str] = frozenset()
+        self._restored: dict[str, SavedDrum] = {}
 
     # -- as an observer ------------------------------------------------------------------------------------------------
 
@@ -81,7 +85,9 @@ class Hub:
 
     def keep_only(self, names: Iterable[str]) -> None:
         """Only these instruments are followed any more."""
-        for gone in set(self._feeds) - set(names):
+        kept = set(names)
+        self.hidden &= kept
+        for gone in set(self._feeds) - kept:
             del self._feeds[gone]
 
     def news(self, *, watched: frozenset[str], overview: bool) -> News:
@@ -123,6 +129,17 @@ class Hub:
         feed = self._feeds.get(name)
         return None if feed is None else feed.drum()
 
+    def restore(self, drums: dict[str, SavedDrum]) -> None:
+        """Take the drum plots that an earlier process left, for instruments that are yet to come."""
+        for name in drums.keys() & self._feeds.keys():
+            self._feeds[name].restore_drum(Piece(*msgspec.structs.astuple(drums.pop(name))))
+        self._restored = drums
+
+    def saved(self) -> dict[str, SavedDrum]:
+        """The drum plots for a later process."""
+        drums = {name: feed.drum() for name, feed in self._feeds.items()}
+        return {**self._restored, **{name: SavedDrum(drum.first, drum.rows) for name, drum in drums.items()}}
+
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _feed(self, pipeline: StationPipeline) -> Feed | None:
@@ -131,9 +148,12 @@ class Hub:
         if feed is not None and feed.group == pipeline.group:
             return feed
         if feed is None and len(self._feeds) >= MOST_FEEDS:
-            self.not_shown += 1
+            self.hidden.add(name)
             return None
         feed = self._feeds[name] = Feed(pipeline.group, self._model)
+        saved = self._restored.pop(name, None)
+        if saved is not None:
+            feed.restore_drum(Piece(*msgspec.structs.astuple(saved)))
         return feed
 
     def _draw(self) -> list[Event]:

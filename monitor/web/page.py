@@ -10,11 +10,13 @@ import gzip
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs
 
 import msgspec
 
+from monitor.archive.layout import EVENTS
 from monitor.clock import Clock
 from monitor.http import Handler, HttpServer, Routes
 from monitor.http_messages import JSON, Request, Response, plain
@@ -24,7 +26,9 @@ from monitor.secrets import SecretError
 from monitor.settings import PageSettings
 from monitor.timebase import NS_PER_SECOND
 from monitor.web.access import Access
+from monitor.web.drumfile import read_drums, write_drums
 from monitor.web.events import MOST_EVENTS, Event
+from monitor.web.feed import DRUM_BIN_S
 from monitor.web.files import ARCHIVE_FILES, EventArchive, read_pieces, static_files
 from monitor.web.health import HealthSource
 from monitor.web.hub import Hub
@@ -35,6 +39,8 @@ TICK_S = 0.5
 _HEALTH_S = 2.0
 # A port that is taken, or a password that cannot be read, is no reason not to detect.
 _AGAIN_S = 60.0
+# Between two writes of the drum plots, of some hundred kilobytes: memory cards wear.
+_KEEP_S = 900.0
 # What many viewers ask for at the same time is made once.
 _SHARED_S = 1.0
 _COMPRESS_BYTES = 1024
@@ -70,7 +76,7 @@ class Page:
         ask: Runs something in the engine's thread, where the hub may be looked at.
         names: Names of the instruments that are followed; called there too.
         health: How the service is.
-        archive: Where detections are archived, if they are.
+        directory: For the state; what is archived of detections is looked for there too.
         metrics: Told of viewers.
         clock: This computer's.
         tick_s: Between two looks at what is new.
@@ -84,13 +90,14 @@ class Page:
         ask: Ask,
         names: Callable[[], Iterable[str]],
         health: HealthSource,
-        archive: EventArchive,
+        directory: Path,
         metrics: Metrics,
         clock: Clock,
         tick_s: float = TICK_S,
     ) -> None:
         self._settings, self._hub, self._ask, self._names = settings, hub, ask, names
-        self._health, self._archive, self._metrics, self._clock = health, archive, metrics, clock
+        self._health, self._metrics, self._clock = health, metrics, clock
+        self._directory, self._archive = directory, EventArchive(directory / EVENTS)
         self._tick_s = tick_s
         self.viewers = Viewers(settings.max_viewers)
         self._server: HttpServer | None = None
@@ -106,8 +113,11 @@ class Page:
 
     async def run(self) -> None:
         """Serve until cancelled."""
+        drums = await asyncio.to_thread(read_drums, self._directory, bin_s=DRUM_BIN_S)
+        await self._ask(lambda: self._hub.restore(drums))
         async with asyncio.TaskGroup() as group:
             group.create_task(self._recall(), name="page-recall")
+            group.create_task(self._keep_drums(), name="page-keep")
             group.create_task(self._publish_forever(), name="page-publish")
             while True:
                 server = await self._listen()
@@ -142,10 +152,23 @@ class Page:
         return server
 
     async def _recall(self) -> None:
-        """Let the list begin with what was found before this start."""
+        """Let the list begin with what was found before this start; one by one, for there may be better to do."""
         found = await asyncio.to_thread(self._archive.newest, MOST_EVENTS)
-        if found:
-            await self._ask(lambda: self._hub.events.remember(found))
+        drawn = [(detection, await asyncio.to_thread(self._archive.thumb, detection)) for detection in found]
+        await self._ask(lambda: self._hub.events.remember(drawn))
+
+    async def _keep_drums(self) -> None:
+        try:
+            while True:
+                await asyncio.sleep(_KEEP_S)
+                await self.keep()
+        finally:
+            await self.keep()
+
+    async def keep(self) -> None:
+        """Write down the drum plots for a later process."""
+        drums = await self._ask(self._hub.saved)
+        await asyncio.to_thread(write_drums, self._directory, drums, bin_s=DRUM_BIN_S)
 
     # -- what is told --------------------------------------------------------------------------------------------------
 
@@ -171,7 +194,8 @@ class Page:
         for name, feed in news.feeds.items():
             self.viewers.send([encode("data", {"instrument": name, "now": now_s, **feed})], to=name)
         if news.sparks is not None:
-            self.viewers.send([encode("sparks", {"now": now_s, "lines": news.sparks})], to=OVERVIEW)
+            lines = {"now": now_s, "lines": news.sparks, "hidden": len(self._hub.hidden)}
+            self.viewers.send([encode("sparks", lines)], to=OVERVIEW)
         self.viewers.send(encode("detection", event.summary()) for event in news.events)
         self.viewers.send(self._health_messages(now_s))
 
@@ -192,7 +216,7 @@ class Page:
             now_s = self._clock.now_ns() / NS_PER_SECOND
             viewer.offer(encode("stations", stations))
             if watches == OVERVIEW:
-                viewer.offer(encode("sparks", {"now": now_s, "lines": sparks}))
+                viewer.offer(encode("sparks", {"now": now_s, "lines": sparks, "hidden": len(self._hub.hidden)}))
             viewer.offer(encode("health", {"now": now_s, **msgspec.to_builtins(self._health.look())}))
             viewer.offer(encode("quality", self._health.reports))
             async for message in viewer.messages():

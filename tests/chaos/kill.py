@@ -9,7 +9,7 @@ import numpy as np
 from monitor.records import Detection, Segment
 from tests.chaos import recording
 from tests.chaos.outcome import Options, Outcome
-from tests.chaos.service import PATIENCE_S, Listener, compare, finals, finish, playing
+from tests.chaos.service import PATIENCE_S, Listener, compare, finals, finish, playing, unexpected
 from tests.mosquitto import Mosquitto
 from tests.service import Monitor, wait_for
 
@@ -89,7 +89,7 @@ def _one(
     outcome.runs += 1
     outcome.losses += len(difference.missing) + len(difference.unsaid)
     outcome.duplicates += difference.repeated
-    if problem or difference or "Traceback" in monitor.log:
+    if problem or difference or unexpected(monitor.log):
         outcome.fail(f"recording {number}: {problem}{difference}")
     print(f"   recording {number}: {dict(ended)}, {difference}", flush=True)
 

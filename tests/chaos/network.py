@@ -1,6 +1,7 @@
 """The network and whoever is behind it: each fault alone, then several at once."""
 
 import shutil
+import socket
 import subprocess
 import time
 from collections import deque
@@ -17,7 +18,7 @@ from tests.broker import broker as scripted
 from tests.chaos import outage, recording
 from tests.chaos.outcome import Options, Outcome
 from tests.chaos.proxy import Proxy, Trouble, in_thread, unanswering
-from tests.chaos.service import PATIENCE_S, Listener, compare, finals, finish, playing, settings
+from tests.chaos.service import PATIENCE_S, Listener, compare, finals, finish, playing, settings, unexpected
 from tests.mosquitto import Mosquitto, free_port, make_certificates
 from tests.programs import find_program
 from tests.service import Monitor, wait_for
@@ -112,9 +113,14 @@ def run(options: Options) -> list[Outcome]:
     for outcome in found:
         outcome.note = outcome.note.removeprefix(", ")
     if not options.short:
-        found += [*certificates(options, whole, expected), names(options, whole, expected)]
-        found += [answers(options, whole, expected), restarts(options, whole, expected), outage.run(options)]
+        found += others(options, whole, expected)
     return found
+
+
+def others(options: Options, whole: list[Segment], expected: dict[recording.Key, Detection]) -> list[Outcome]:
+    """What is no fault of a connection."""
+    found = [*certificates(options, whole, expected), names(options, whole, expected)]
+    return [*found, answers(options, whole, expected), restarts(options, whole, expected), outage.run(options)]
 
 
 def _scenario(
@@ -148,7 +154,7 @@ def judge(
     outcome.runs += 1
     outcome.losses += len(difference.missing) + len(difference.unsaid)
     outcome.duplicates += difference.repeated
-    if problem or difference or "Traceback" in monitor.log:
+    if problem or difference or unexpected(monitor.log):
         outcome.fail(f"{name}: {problem}{difference}")
     print(f"   {name}: {problem}{difference}", flush=True)
 
@@ -174,7 +180,7 @@ def certificates(
         plain_port = free_port()
         broker._settings += f"listener {plain_port} 127.0.0.1\nallow_anonymous true\n"  # noqa: SLF001
         bad = tls_context(folder / "localhost.pem", folder / "localhost.key")
-        with broker, Listener(plain_port) as listener, playing(whole, tls=bad) as refused, playing(whole) as server:
+        with broker, _listener(plain_port) as listener, playing(whole, tls=bad) as refused, playing(whole) as server:
             monitor = Monitor(folder, seedlink=server.port, mqtt=broker.port)
             trust = f'tls = true\nca_file = "{folder}/ca.pem"'
             second = f'[[seedlink]]\nhost = "localhost"\nport = {refused.port}\nstations = ["*.*"]\n{trust}\n'
@@ -198,9 +204,20 @@ def certificates(
         outcome.runs += 1
         outcome.losses += len(difference.missing)
         outcome.duplicates += difference.repeated
-        if problem or difference or "Traceback" in monitor.log:
+        if problem or difference or unexpected(monitor.log):
             outcome.fail(f"{problem}{difference}")
     return outcomes
+
+
+def _listener(port: int) -> Listener:
+    """The broker opens its second port after the first."""
+
+    def listens() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_for(listens, why="the broker does not listen")
+    return Listener(port)
 
 
 def _bad_certificate(folder: Path, what: str) -> None:
@@ -292,7 +309,7 @@ def answers(options: Options, whole: list[Segment], expected: dict[recording.Key
         outcome.runs += 1
         outcome.losses += len(wanted - heard)
         outcome.duplicates += sum("/detection" in topic for topic, _ in broker.published) - len(heard)
-        if code or wanted != heard or "Traceback" in monitor.log:
+        if code or wanted != heard or unexpected(monitor.log):
             outcome.fail(f"{name}: exit code {code}, lacks {wanted - heard}, strange {heard - wanted}")
         print(f"   broker {name}: {len(heard)} of {len(wanted)}", flush=True)
     return outcome

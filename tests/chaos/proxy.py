@@ -94,7 +94,7 @@ class Proxy:
             return
         self._writers.add(target_writer)
         passed = _Passed(trouble)
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(OSError):
             await asyncio.gather(
                 _pump(reader, target_writer, passed, upward=True), _pump(target_reader, writer, passed, upward=False)
             )

@@ -141,6 +141,14 @@ def finals(expected: dict[Key, Detection]) -> int:
     return sum(detection.state == "final" for detection in expected.values())
 
 
+def unexpected(log: str) -> bool:
+    """Tell whether an exception was not foreseen.
+
+    Warnings are errors here; that Paho leaves the socket of a failed TLS handshake to the garbage collector is not.
+    """
+    return log.count("Traceback") > log.count("ResourceWarning: unclosed <ssl.SSLSocket")
+
+
 def finish(monitor: Monitor, listener: Listener, enough: int) -> str:
     """Let the service come to its end, and stop it; say what went wrong."""
     heard, until = -1, 0.0

@@ -14,8 +14,8 @@ import numpy as np
 from monitor import mqtt
 from monitor.config import ConfigError, read_settings
 from monitor.http_messages import BadRequestError, parse_head
-from monitor.model import ModelError, default_model_path
-from monitor.modelmeta import read_metadata
+from monitor.model import default_model_path
+from monitor.modelfile import ModelError, read_metadata
 from monitor.playback.packets import encode
 from monitor.records import ChannelId, Segment
 from monitor.reference import reference

@@ -3,16 +3,17 @@
     python -m tests.chaos.writer FOLDER SEED STEPS
 """
 
+import contextlib
 import os
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from monitor.outbox import Outbox
+from monitor.outbox import Outbox, OutboxError
 from monitor.outbox_message import Key, OutboxMessage
 from monitor.settings import OutboxSettings
-from monitor.state import SavedInstrument, SavedState, write_state
+from monitor.state import SavedInstrument, SavedState, StateError, write_state
 
 T0 = 1_700_000_000 * 10**9
 
@@ -38,20 +39,35 @@ def main(folder: Path, seed: int, steps: int) -> None:
     outbox = Outbox(folder / "outbox.sqlite", OutboxSettings(), clock=lambda: T0)
     put = 0
     for _ in range(steps):
+        failing = False
         match rng.choice(["put", "send", "save"], p=[0.6, 0.25, 0.15]):
             case "put":
                 several = [message(number) for number in range(put, put + int(rng.integers(1, 6)))]
-                outbox.put_many(several)
+                try:
+                    outbox.put_many(several)
+                except OutboxError:
+                    failing = True
                 put += len(several)
-                _say(f"put {put}")
+                if not failing:
+                    _say(f"put {put}")
             case "send":
                 waiting = outbox.next(20)
                 # The broker has acknowledged them; whether they are forgotten does not matter.
                 _say("sent " + " ".join(w.message.payload.split()[0].decode() for w in waiting))
                 outbox.remove([w.number for w in waiting])
             case _:
-                write_state(folder, state(put))
-                _say(f"saved {put}")
+                # As the service does: not ahead of what is on disk.
+                if outbox.stats().problem is None:
+                    with contextlib.suppress(StateError):
+                        write_state(folder, state(put))
+                        _say(f"saved {put}")
+    # The service looks every half minute whether the disk works again.
+    for _ in range(1000):
+        if outbox.stats().problem is None:
+            break
+        with contextlib.suppress(OutboxError):
+            outbox.put_many([])
+    _say(f"put {put}")
     os._exit(0)  # closing would be one more thing than a power cut lets it do
 
 

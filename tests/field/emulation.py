@@ -71,7 +71,7 @@ def let_arm64_run() -> str:
 
 
 def run(*command: object, env: Mapping[str, str] | None = None, quiet: bool = True) -> str:
-    """Run a program with little claim to the processor; what it printed. Ends the whole run where it fails.
+    """Run a program; what it printed. Ends the whole run where it fails.
 
     Args:
         *command: Program and arguments.
@@ -79,7 +79,7 @@ def run(*command: object, env: Mapping[str, str] | None = None, quiet: bool = Tr
         quiet: Keep what it says on standard error, and show it only where it fails.
     """
     done = subprocess.run(
-        ["nice", "-n", "12", *map(str, command)],
+        [str(part) for part in command],
         env={**os.environ, "LC_ALL": "C.UTF-8", "QEMU_CPU": CPU, **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE if quiet else None,

@@ -133,14 +133,14 @@ class TestService:
 
     def test_second_instance(self, machine: Machine, note: Note) -> None:
         """monitor@north runs beside it with settings, state and secret of its own"""
-        own = "--instance north --http-port 9465 --mqtt-user north".split()
+        own = "--instance north --mqtt-user north".split()
         machine(INSTALL, "--wheels", "/root/wheels", *ANSWERS, *own, *SECRET)
         settings = machine.path("/etc/monitor/north.toml")
         settings.write_text(settings.read_text().replace('#root = "monitor/v1"', 'root = "north/v1"'))
         machine("systemctl", "restart", "monitor@north")
         pids = {machine.property(unit, "MainPID") for unit in ("monitor", "monitor@north")}
         assert len(pids) == 2
-        for state, port in (("monitor", 9464), ("monitor-north", 9465)):
+        for state, port in (("monitor", 9464), ("monitor-north", 9466)):
             assert machine.path(f"/var/lib/{state}/outbox.sqlite").exists()
             machine("curl", "-sf", f"http://127.0.0.1:{port}/healthz")
         told = exposure(machine.out("systemd-analyze", "security", "--no-pager", "monitor@north.service"))
@@ -153,6 +153,13 @@ class TestService:
         first = station.heard(machine)[0]
         note(f"probability {first['probability']:.2f}, {first['latency_s']:.1f} s after P")
         assert first["schema"] == "monitor.detection/1"
+
+    def test_pictures(self, machine: Machine, note: Note) -> None:
+        """The pictures of an event are drawn within the sandbox, too"""
+        events = machine.path("/var/lib/monitor/events")
+        (first, *_) = wait_for(lambda: list(events.rglob("*.png")), why="no pictures", seconds=300)
+        assert "no picture" not in machine.journal("monitor")
+        note(first.name)
 
     def test_reload(self, machine: Machine, note: Note) -> None:
         """SIGHUP: settings are read again by the same process; wrong ones are refused and change nothing"""
@@ -178,13 +185,13 @@ class TestService:
         for _ in range(3):
             count = len(station.heard(machine))
             wait_for(lambda: len(station.heard(machine)) > count, why="no detection", seconds=200)  # noqa: B023
-            took.append(restarted(machine, lambda pid: machine("kill", "-KILL", pid), within_s=RESTART_S))
+            took.append(restarted(machine, lambda pid: machine("sh", "-c", f"kill -KILL {pid}"), within_s=RESTART_S))
         note(f"{', '.join(f'{seconds:.0f}' for seconds in took)} s")
         assert machine.property("monitor", "NRestarts") == "3"
 
     def test_watchdog(self, machine: Machine, note: Note) -> None:
         """kill -STOP: the watchdog ends it within its limit, with a trace, and it is started again"""
-        seconds = restarted(machine, lambda pid: machine("kill", "-STOP", pid), within_s=60 + 10 + RESTART_S)
+        seconds = restarted(machine, lambda pid: machine("sh", "-c", f"kill -STOP {pid}"), within_s=60 + 10 + RESTART_S)
         note(f"{seconds:.0f} s")
         journal = machine.journal("monitor")
         assert "Watchdog timeout" in journal
@@ -192,6 +199,7 @@ class TestService:
 
     def test_same_ids(self, machine: Machine, note: Note) -> None:
         """What the disturbed one told has the same ids as what the undisturbed one told, none more, none less"""
+        wait_for(lambda: station.finals(machine, "north/v1"), why="the undisturbed one tells nothing", seconds=200)
         begin = min(d["onset"] for d in station.finals(machine, "north/v1").values())
         settled = station.finals(machine, "north/v1")
         wait_for(lambda: settled.keys() <= station.finals(machine).keys(), why="detections are missing", seconds=120)
@@ -277,7 +285,7 @@ class TestReadOnlyRoot:
     def test_works(self, machine: Machine, note: Note) -> None:
         """From a read-only root both services start at boot, detect, and keep their state in /var/lib"""
         assert machine("touch", "/etc/x", "/opt/x", "/usr/x", check=False).returncode == 1
-        for unit, port in (("monitor", 9464), ("monitor@north", 9465)):
+        for unit, port in (("monitor", 9464), ("monitor@north", 9466)):
             wait_for(lambda: machine.property(unit, "ActiveState") == "active", why=f"{unit} is not up")  # noqa: B023
             machine("curl", "-sf", f"http://127.0.0.1:{port}/healthz")
         told = "monitor_detections_total"

@@ -3,7 +3,7 @@
 import { explain } from "./explain.js";
 import { amplitude, bytes, h, lasting, moment, number, percent, put, seconds } from "./dom.js";
 import { sMinusP, stationHref, markOf } from "./list.js";
-import { Stack } from "./plot.js";
+import { Stack, legend } from "./plot.js";
 import { Rows, Traces, floats, unpack } from "./store.js";
 
 // S waves fall behind P waves by a second for about so many kilometres, in ordinary crust.
@@ -62,7 +62,7 @@ function reasonTable(detection) {
       "tbody",
       {},
       Object.entries(reason.checks).map(([name, passed]) =>
-        h("tr", {}, h("th", { scope: "row" }, CHECKS[name]?.[passed ? 0 : 1] ?? name), h("td", {}, h("span", { class: passed ? "chip good" : "chip warn" }, passed ? "✓ yes" : "✗ no"))),
+        h("tr", {}, h("th", { scope: "row" }, CHECKS[name]?.[passed ? 0 : 1] ?? name), h("td", {}, h("span", { class: passed ? "chip good" : "chip warn", role: "img", "aria-label": passed ? "passed" : "not passed" }, passed ? "✓" : "✗"))),
       ),
     ),
   );
@@ -129,7 +129,7 @@ export class EventView {
         "section",
         { class: "panel full", "aria-labelledby": "seen-title" },
         h("h2", { id: "seen-title" }, "What was recorded"),
-        this.stack ? this.canvas : has("event.png") ? h("img", { class: "figure", src: own("event.png"), alt: `Waveforms, spectrogram and probability at ${detection.station} around ${detection.onset}` }) : h("p", { class: "note" }, "The waveforms are no longer remembered."),
+        this.stack ? [this.canvas, legend(event.picture.feed, detection.reason.threshold)] : has("event.png") ? h("img", { class: "figure", src: own("event.png"), alt: `Waveforms, spectrogram and probability at ${detection.station} around ${detection.onset}` }) : h("p", { class: "note" }, "The waveforms are no longer remembered."),
       ),
       h(
         "section",
@@ -139,9 +139,9 @@ export class EventView {
           ["Station", detection.station],
           ["Channels", h("span", { class: "code" }, detection.seed_ids.join(" "))],
           [detection.phase === "unknown" ? "Onset" : `${detection.phase} onset`, moment(onset, { digits: 3 }), ` ± ${number(detection.onset_uncertainty_s, 2, "s")}`],
-          ["S onset", detection.s_onset === null ? null : moment(seconds(detection.s_onset), { digits: 3 })],
+          ["S onset", detection.s_onset === null ? null : moment(seconds(detection.s_onset), { digits: 3, date: false })],
           ["S − P", delay === null ? null : `${number(delay, 2, "s")}, about ${number(delay * KM_PER_S, 0, "km")} away`],
-          ["End", detection.end === null ? "going on" : moment(seconds(detection.end), { digits: 1 })],
+          ["End", detection.end === null ? "going on" : moment(seconds(detection.end), { digits: 1, date: false })],
           ["Probability", number(detection.probability, 3)],
           ["Signal to noise", detection.snr_db === null ? "not known" : number(detection.snr_db, 1, "dB")],
           ["Largest deflection", amplitude(detection.peak_counts)],

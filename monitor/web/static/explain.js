@@ -6,19 +6,27 @@ import { SpectrogramImage, unpack } from "./store.js";
 
 const NAMES = { all: "all components", Z: "vertical", N: "north", E: "east" };
 
-/** Colour and strength of a change of log-odds, of the strongest one's size. */
-function shade(colour, change, most) {
-  const strength = Math.min(1, Math.abs(change) / most);
-  return { style: colour(change > 0 ? "p" : "s"), alpha: strength < 0.06 ? 0 : 0.15 + 0.7 * strength };
+/** The cells as an image of one pixel each: the colour says for or against, how opaque it is how much. */
+function image(rows, most, colour) {
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [rows.length, rows[0].length];
+  const context = canvas.getContext("2d");
+  rows.forEach((row, x) =>
+    row.forEach((change, k) => {
+      context.globalAlpha = change === null ? 0 : 0.92 * Math.min(1, Math.abs(change) / most);
+      context.fillStyle = colour(change > 0 ? "p" : "s");
+      context.fillRect(x, row.length - 1 - k, 1, 1);
+    }),
+  );
+  return canvas;
 }
 
 export class ExplanationPlot {
   constructor(explanation, picture) {
     this.map = explanation.occlusion;
     this.words = explanation.words;
-    const { feed, frames } = picture;
-    this.image = new SpectrogramImage(feed, Math.max(1, unpack(frames[1]).length / feed.n_freq), "grey");
-    this.image.write(frames[0], unpack(frames[1]));
+    const { feed } = picture;
+    this.picture = picture;
     this.meta = feed;
     this.kind = "all" in this.map.change ? "all" : Object.keys(this.map.change)[0];
     this.buttons = Object.keys(this.map.change).map((kind) =>
@@ -29,7 +37,6 @@ export class ExplanationPlot {
     this.element = h(
       "div",
       {},
-      h("ul", { class: "words" }, explanation.words.map((sentence) => h("li", {}, sentence))),
       h("div", { class: "panel-head" }, h("span", { class: "note" }, "Hidden from the model:"), h("div", { class: "buttons" }, this.buttons)),
       this.canvas,
       h(
@@ -46,6 +53,7 @@ export class ExplanationPlot {
         Object.entries(this.map.without).map(([name, value]) => `; without ${NAMES[name] ?? name} ${number(value, 3)}`),
         ".",
       ),
+      h("ul", { class: "words" }, explanation.words.map((sentence) => h("li", {}, sentence))),
     );
   }
 
@@ -56,11 +64,24 @@ export class ExplanationPlot {
     this.draw();
   }
 
+  /** In the greys of the theme. */
+  #spectrogram() {
+    const scheme = getComputedStyle(document.documentElement).colorScheme;
+    if (this.scheme !== scheme) {
+      const [first, levels] = [this.picture.frames[0], unpack(this.picture.frames[1])];
+      this.scheme = scheme;
+      this.grey = new SpectrogramImage(this.meta, Math.max(1, levels.length / this.meta.n_freq), scheme === "dark" ? "dark" : "light");
+      this.grey.write(first, levels);
+    }
+    return this.grey;
+  }
+
   draw() {
     if (!this.canvas.isConnected) return;
     const { context, width, height } = fit(this.canvas);
     const colour = colours();
-    const { map, meta, image } = this;
+    const { map, meta } = this;
+    const spectrogram = this.#spectrogram();
     const cells = map.change[this.kind];
     const start = seconds(map.starttime) - meta.frame_s / 2;
     const end = start + cells.length * map.cell_s;
@@ -75,39 +96,28 @@ export class ExplanationPlot {
     context.beginPath();
     context.rect(left, 0, inner, bottom);
     context.clip();
-    const first = image.rows.first;
-    const count = image.rows.end - first;
+    const first = spectrogram.rows.first;
+    const count = spectrogram.rows.end - first;
     for (let at = 0; at < count; ) {
-      const column = (first + at) % image.width;
-      const some = Math.min(count - at, image.width - column);
+      const column = (first + at) % spectrogram.width;
+      const some = Math.min(count - at, spectrogram.width - column);
       const from = x((first + at - 0.5) * meta.frame_s);
-      context.drawImage(image.canvas, column, image.height - meta.n_shown, some, meta.n_shown, from, 0, x((first + at + some - 0.5) * meta.frame_s) - from, bottom);
+      context.drawImage(spectrogram.canvas, column, spectrogram.height - meta.n_shown, some, meta.n_shown, from, 0, x((first + at + some - 0.5) * meta.frame_s) - from, bottom);
       at += some;
     }
     const most = Math.max(1e-9, ...Object.values(map.change).flat(2).filter((v) => v !== null).map(Math.abs));
-    const halfBin = (meta.high_hz - meta.low_hz) / (meta.n_shown - 1) / 2;
-    cells.forEach((row, i) => {
-      row.forEach((change, k) => {
-        if (change === null) return;
-        const { style, alpha } = shade(colour, change, most);
-        if (!alpha) return;
-        const low = map.first_hz - halfBin + k * map.cell_hz;
-        const [a, b, top, base] = [x(start + i * map.cell_s), x(start + (i + 1) * map.cell_s), y(low + map.cell_hz), y(low)];
-        context.globalAlpha = alpha;
-        context.fillStyle = style;
-        context.fillRect(a, top, b - a + 0.5, base - top + 0.5);
-      });
-    });
-    context.globalAlpha = 1;
+    const low = map.first_hz - (meta.high_hz - meta.low_hz) / (meta.n_shown - 1) / 2;
+    const top = y(low + cells[0].length * map.cell_hz);
+    context.drawImage(image(cells, most, colour), left, top, inner, y(low) - top);
     const at = x(seconds(map.time));
     context.fillStyle = colour("ink");
-    context.setLineDash([3, 3]);
     context.fillRect(at, 0, 1, bottom);
     context.restore();
     this.#axes(context, colour, { start, end, left, inner, bottom, x, y });
   }
 
   #axes(context, colour, { start, end, left, inner, bottom, x, y }) {
+    const { meta } = this;
     context.font = `11.5px ${colour("font")}`;
     context.textBaseline = "middle";
     context.textAlign = "center";

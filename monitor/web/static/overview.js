@@ -44,11 +44,13 @@ export class OverviewView {
     this.quality = h("div", {});
     this.health = h("div", {});
     this.grid = h("ul", { class: "stations" });
+    this.hidden = h("p", { class: "note", hidden: true });
     this.element = h(
       "div",
       { class: "overview" },
       h("div", { class: "head" }, h("h1", {}, "Stations")),
       this.grid,
+      this.hidden,
       h("section", { class: "panel full", "aria-labelledby": "list-title" }, h("h2", { id: "list-title" }, "Detections"), this.list.element),
       h("section", { class: "panel full", "aria-labelledby": "streams-title" }, h("h2", { id: "streams-title" }, "Streams"), this.quality),
       h("section", { class: "full", "aria-labelledby": "health-title" }, h("h2", { id: "health-title" }, "Health"), this.health),
@@ -60,7 +62,7 @@ export class OverviewView {
 
   stations(stations) {
     this.cards.clear();
-    put(this.grid, stations.map((meta) => this.#card(meta)));
+    put(this.grid, stations.length ? stations.map((meta) => this.#card(meta)) : h("li", { class: "note" }, "Waiting for the first data."));
   }
 
   #card(meta) {
@@ -89,7 +91,9 @@ export class OverviewView {
     );
   }
 
-  sparks({ now, lines }) {
+  sparks({ now, lines, hidden }) {
+    this.hidden.hidden = !hidden;
+    say(this.hidden, `${hidden} more are followed, for which there is no room here.`);
     for (const line of lines) {
       const card = this.cards.get(line.name);
       if (!card) continue;

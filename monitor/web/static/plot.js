@@ -1,6 +1,6 @@
 // Waveforms, spectrogram and probability, one above the other on one time axis, on one canvas.
 
-import { amplitude, clock, day, local } from "./dom.js";
+import { amplitude, clock, day, h, local, number } from "./dom.js";
 import { SHOWN_DB } from "./store.js";
 
 const known = new Map();
@@ -88,6 +88,17 @@ function extent(rows, binS, t0, t1) {
   middles.sort((a, b) => a - b);
   const middle = middles[middles.length >> 1];
   return { middle, reach: Math.max(high - middle, middle - low) || 1 };
+}
+
+/** What the colours mean. */
+export function legend(meta, threshold) {
+  const lines = [["quake", "earthquake"], ["p", "P"], ["s", "S"], ["threshold", `threshold ${number(threshold, 2)}`]];
+  return h(
+    "ul",
+    { class: "legend", "aria-label": "Colours" },
+    lines.map(([name, text]) => h("li", {}, h("span", { class: `swatch ${name}` }), text)),
+    h("li", {}, SHOWN_DB[0], h("span", { class: "swatch viridis" }), `${SHOWN_DB[1]} dB above the background of ${meta.shown.split(".").pop()}`),
+  );
 }
 
 /** Draws the panels, and knows where they are. */
@@ -257,30 +268,6 @@ export class Stack {
       context.fillStyle = "#fff";
       context.fillRect(inner.left, Math.round(at), narrow ? 4 : 5, 1);
       context.globalAlpha = 1;
-    }
-    this.#scaleBar(context, colour, inner, { image, y });
-  }
-
-  #scaleBar(context, colour, inner, { image, y }) {
-    const [width, right] = [64, inner.left + inner.width - 8];
-    const text = `${SHOWN_DB[1]} dB`;
-    context.font = `10.5px ${colour("font")}`;
-    const used = width + context.measureText(text).width + 26;
-    context.fillStyle = "rgb(0 0 0 / 55%)";
-    context.beginPath();
-    context.roundRect(right - used, y + 5, used + 3, 16, 4);
-    context.fill();
-    context.fillStyle = "#fff";
-    context.textAlign = "left";
-    context.fillText("0", right - used + 6, y + 13.5);
-    context.textAlign = "right";
-    context.fillText(text, right - 2, y + 13.5);
-    const { low_db, high_db } = image.meta;
-    for (let i = 0; i < width; i++) {
-      const db = SHOWN_DB[0] + (i / width) * (SHOWN_DB[1] - SHOWN_DB[0]);
-      const level = Math.round(1 + (254 * (db - low_db)) / (high_db - low_db)) * 4;
-      context.fillStyle = `rgb(${image.palette.subarray(level, level + 3).join(" ")})`;
-      context.fillRect(right - used + 16 + i, y + 9, 1.2, 8);
     }
   }
 

@@ -4,7 +4,7 @@ import { clock, h, moment, number, put, say } from "./dom.js";
 import { Drum } from "./drum.js";
 import { healthCards, qualityTable, stateChip } from "./health.js";
 import { EventList, markOf } from "./list.js";
-import { Stack } from "./plot.js";
+import { Stack, legend } from "./plot.js";
 import { Traces } from "./store.js";
 
 const SPANS = [60, 300];
@@ -96,12 +96,7 @@ export class StationView {
         { class: "panel wide-panel", "aria-labelledby": "live-title" },
         h("div", { class: "panel-head" }, h("h2", { id: "live-title" }, "Live"), this.now, h("div", { class: "buttons" }, gain(0.5, "−", "Smaller"), gain(2, "+", "Larger"), ...this.spans, this.pause)),
         this.canvas,
-        h(
-          "ul",
-          { class: "legend", "aria-label": "Colours" },
-          [["quake", "earthquake"], ["p", "P"], ["s", "S"], ["threshold", `threshold ${number(meta.threshold, 2)}`]].map(([name, text]) => h("li", {}, h("span", { class: `swatch ${name}` }), text)),
-          h("li", { class: "faint" }, `spectrogram of ${meta.shown.split(".").pop()}, dB above its background`),
-        ),
+        legend(meta, meta.threshold),
       ),
       h(
         "section",

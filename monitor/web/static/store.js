@@ -63,7 +63,7 @@ export class Rows {
 
 // Viridis by Nathaniel Smith and Stéfan van der Walt (CC0), at nine points.
 const VIRIDIS = ["440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec962", "addc30", "fde725"];
-const MAPS = { viridis: VIRIDIS, grey: ["262c33", "e8ecf0"] };
+const MAPS = { viridis: VIRIDIS, light: ["ffffff", "2c3640"], dark: ["151d26", "f2f6fa"] };
 
 /** Colours of the levels 0 to 255, as the four bytes of a pixel; level 0 is clear. */
 function palette(lowDb, highDb, shownLow, shownHigh, stopsText) {

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from monitor.canvas import LEFT, RIGHT, WIDTH, Box, PictureError, Sheet
-from monitor.colours import GREY, mapped
-from monitor.moment import Span
-from monitor.output import printable
-from monitor.panels import (
+from monitor.drawing.canvas import LEFT, RIGHT, WIDTH, Box, PictureError, Sheet
+from monitor.drawing.colours import GREY, mapped
+from monitor.drawing.panels import (
     LOW_DB,
     detection_marks,
     draw_colour_bar,
@@ -16,9 +14,11 @@ from monitor.panels import (
     upright_image,
     usable_bins,
 )
+from monitor.drawing.traces import Traces, TracesError, read_traces
+from monitor.explain.moment import Span
+from monitor.output import printable
 from monitor.records import Detection
 from monitor.timebase import NS_PER_SECOND, format_time, parse_time, seconds_to_ns
-from monitor.traces import Traces, TracesError, read_traces
 
 __all__ = ["PictureError", "draw_event", "event_png", "write_picture"]
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from monitor.colours import BLUE, MASKED, Colour, even_map
-from monitor.explain_words import clock
+from monitor.drawing.colours import BLUE, MASKED, Colour, even_map
+from monitor.explain.words import clock
 from monitor.output import printable, write_now
 from monitor.timeaxis import utc_ticks
 from monitor.timebase import NS_PER_SECOND, format_time, parse_time
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from monitor.explain import Explanation
+    from monitor.explain.explanation import Explanation
 
 F64 = npt.NDArray[np.float64]
 

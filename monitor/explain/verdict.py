@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from monitor import stalta
 from monitor.detector import Event
-from monitor.moment import F64, LOOK_AFTER_S, Moment, Span
+from monitor.explain import stalta
+from monitor.explain.moment import F64, LOOK_AFTER_S, Moment, Span
 from monitor.records import Detection
 from monitor.timebase import NS_PER_SECOND, seconds_to_ns
 

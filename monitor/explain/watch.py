@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from monitor.detector import Change, DetectorSettings
+from monitor.explain.moment import F32, I8, LOOK_AFTER_S, Decided, Moment, Span
 from monitor.model import Model
-from monitor.moment import F32, I8, LOOK_AFTER_S, Decided, Moment, Span
 from monitor.pipeline import REPLAY_BATCH_S, StationPipeline
 from monitor.records import ChannelId, Detection, Segment
 from monitor.spectrogram import Bool

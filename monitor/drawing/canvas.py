@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from monitor.colours import GREY, INK, RULE, WHITE, Colour, tinted
-from monitor.moment import Span
+from monitor.drawing.colours import GREY, INK, RULE, WHITE, Colour, tinted
+from monitor.explain.moment import Span
 from monitor.timeaxis import utc_ticks
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monitor.channel import Channel
-from monitor.moment import Span
+from monitor.explain.moment import Span
 from monitor.records import Segment
 from monitor.sources.memory import read_records
 from monitor.spectrogram import Background, SpectrogramParams, complete_frames, power_db

@@ -7,18 +7,18 @@ from typing import Any
 import msgspec
 
 from monitor.detector import DetectorSettings
-from monitor.explain_document import ExplanationDocument, document_of
-from monitor.explain_words import in_words
+from monitor.explain.document import ExplanationDocument, document_of
+from monitor.explain.moment import Moment, MomentError, Span
+from monitor.explain.occlusion import Occlusion, occlude
+from monitor.explain.verdict import Verdict, judge
+from monitor.explain.watch import usable_channels, watch
+from monitor.explain.words import in_words
 from monitor.model import Model
-from monitor.moment import Moment, MomentError, Span
-from monitor.occlusion import Occlusion, occlude
 from monitor.records import ChannelId, Detection
 from monitor.sources.files import FileSource
 from monitor.sources.memory import read_records
 from monitor.stations import StationGroup, group_channels
 from monitor.timebase import NS_PER_SECOND, format_time, parse_time, seconds_to_ns
-from monitor.verdict import Verdict, judge
-from monitor.watch import usable_channels, watch
 
 # What is shown around the moment, and at most.
 _SHOWN_BEFORE_S = 14.0
@@ -87,7 +87,7 @@ class Explanation:
             PictureError: Pillow is missing, or the file cannot be written.
         """
         # Only who draws needs Pillow.
-        from monitor.explain_picture import draw_explanation  # noqa: PLC0415
+        from monitor.explain.picture import draw_explanation  # noqa: PLC0415
 
         draw_explanation(self, path)
 
@@ -97,7 +97,7 @@ class Explanation:
         Raises:
             PictureError: Pillow is missing.
         """
-        from monitor.explain_picture import explanation_png  # noqa: PLC0415
+        from monitor.explain.picture import explanation_png  # noqa: PLC0415
 
         return explanation_png(self)
 

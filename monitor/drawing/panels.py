@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from monitor.canvas import F64, LEFT, RIGHT, U8, Box, Lines, Mark, Sheet, smooth
-from monitor.colours import BLUE, GREEN, GREY, INK, MASKED, VERMILLION, even_map
+from monitor.drawing.canvas import F64, LEFT, RIGHT, U8, Box, Lines, Mark, Sheet, smooth
+from monitor.drawing.colours import BLUE, GREEN, GREY, INK, MASKED, VERMILLION, even_map
 from monitor.output import printable
 from monitor.records import Detection
 from monitor.timebase import NS_PER_SECOND, parse_time

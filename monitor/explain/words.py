@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
-from monitor import stalta
 from monitor.detector import Event
-from monitor.moment import Moment
-from monitor.occlusion import Occlusion, Region
+from monitor.explain import stalta
+from monitor.explain.moment import Moment
+from monitor.explain.occlusion import Occlusion, Region
+from monitor.explain.verdict import Verdict
 from monitor.output import printable
 from monitor.records import Detection
 from monitor.timebase import NS_PER_SECOND, format_time, parse_time
-from monitor.verdict import Verdict
 
 # A share of data below this is worth a sentence.
 _WHOLE = 0.999

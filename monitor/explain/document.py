@@ -7,12 +7,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from monitor import stalta
-from monitor.moment import Moment, Span
-from monitor.occlusion import Occlusion
+from monitor.explain import stalta
+from monitor.explain.moment import Moment, Span
+from monitor.explain.occlusion import Occlusion
+from monitor.explain.verdict import Kind, Verdict
 from monitor.records import Detection, ModelRef
 from monitor.timebase import format_time
-from monitor.verdict import Kind, Verdict
 
 EXPLANATION_SCHEMA = "monitor.explanation/1"
 
@@ -101,7 +101,7 @@ def document_of(
     told: Detection | None,
     differences: dict[str, list[Any]],
 ) -> ExplanationDocument:
-    """Give an explanation as what is written as JSON; see `monitor.explain.Explanation` for the arguments."""
+    """Give an explanation as what is written as JSON; the arguments are as in `Explanation`."""
     found = verdict.sta_lta
     first, outputs, real = moment.outputs(*shown)
     seen = np.where(real[:, None], outputs, np.nan)

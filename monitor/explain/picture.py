@@ -5,13 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from monitor import stalta
-from monitor.canvas import LEFT, RIGHT, WIDTH, Box, Lines, Mark, Sheet, smooth
-from monitor.colours import BLUE, GREEN, GREY, INK, MASKED, VERMILLION, blended, faded, mapped, tinted
-from monitor.moment import F32, F64, Moment
-from monitor.occlusion import Occlusion
-from monitor.output import printable
-from monitor.panels import (
+from monitor.drawing.canvas import LEFT, RIGHT, WIDTH, Box, Lines, Mark, Sheet, smooth
+from monitor.drawing.colours import BLUE, GREEN, GREY, INK, MASKED, VERMILLION, blended, faded, mapped, tinted
+from monitor.drawing.event import write_picture
+from monitor.drawing.panels import (
     LOW_DB,
     detection_marks,
     draw_colour_bar,
@@ -21,12 +18,15 @@ from monitor.panels import (
     runs_of,
     upright_image,
 )
-from monitor.picture import write_picture
+from monitor.explain import stalta
+from monitor.explain.moment import F32, F64, Moment
+from monitor.explain.occlusion import Occlusion
+from monitor.explain.verdict import sta_lta_ratio
+from monitor.output import printable
 from monitor.timebase import NS_PER_SECOND, format_time
-from monitor.verdict import sta_lta_ratio
 
 if TYPE_CHECKING:
-    from monitor.explain import Explanation
+    from monitor.explain.explanation import Explanation
 
 _TOP = 112
 _WAVE_HEIGHT, _ALONE_HEIGHT = 74, 130
