@@ -18,7 +18,7 @@ DEMO_OUTPUT := demo-output
 .DELETE_ON_ERROR:
 # Two installs into one environment at once would disturb each other.
 .NOTPARALLEL:
-.PHONY: help demo demo-replay test lint format train test-cluster parity-arm64 lock clean edgetpu audit sbom deb test-systemd test-image test-arm64
+.PHONY: help demo demo-replay test lint format train test-cluster chaos parity-arm64 lock clean edgetpu audit sbom deb test-systemd test-image test-arm64
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +48,9 @@ train: $(ALL_READY) ## Train the model anew: make train DATA=/path/to/data
 
 test-cluster: $(ALL_READY) ## Train with two workers on this machine; both must end with one model
 	$(BIN)/python -m pytest tests/two_workers.py
+
+chaos: $(ALL_READY) ## Break it on purpose, for an hour or so (CHAOS_ARGS="kill --kills 50", CHAOS_ARGS=--help)
+	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
 parity-arm64: $(DEMO_READY) ## Compare detections with arm64 under emulation (needs Debian's qemu-user-static)
 	$(BIN)/python benchmarks/parity_arm64.py $(PARITY_ARGS)

@@ -291,11 +291,14 @@ class Service:
             except TimeoutError:
                 packets = []
             if packets:
-                # Finished even where the stop comes in between: they are out of the queue.
-                await asyncio.shield(asyncio.ensure_future(self._judge(packets)))
+                await self._judge(packets)
             self._watchdog.beat("process", self._clock.monotonic_ns())
 
     async def _judge(self, packets: Sequence[Packet]) -> None:
+        """Finished also where whoever waits for it is cancelled: what the engine has taken in must be told."""
+        await asyncio.shield(asyncio.ensure_future(self._judge_all(packets)))
+
+    async def _judge_all(self, packets: Sequence[Packet]) -> None:
         def take() -> list[Detection]:
             return [detection for packet in packets for detection in self._engine.take(packet)]
 
@@ -417,8 +420,11 @@ class Service:
         def apply() -> list[Detection]:
             return self._engine.reconfigure(self._settings, lambda c: any(s.wants(c) for s in selections))
 
-        async with self._deciding:
-            await self._tell(await self._decide(apply))
+        async def decide() -> None:
+            async with self._deciding:
+                await self._tell(await self._decide(apply))
+
+        await asyncio.shield(asyncio.ensure_future(decide()))
         log.info("settings read again")
 
     # -- how it is ---------------------------------------------------------------------------------------------------

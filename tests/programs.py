@@ -20,6 +20,7 @@ PROGRAMS: dict[str, str] = {
     "jq": "jq",
     "openssl": "openssl",
     "shellcheck": "shellcheck",
+    "strace": "strace",
     "systemd-analyze": "systemd",
 }
 

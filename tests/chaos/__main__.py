@@ -23,7 +23,9 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"which: {', '.join(PARTS)}; all unless given")
     parser.add_argument("--ledger", type=Path, default=ROOT / "build/chaos/results.json", help="where results are kept")
     parser.add_argument("--report", type=Path, help="write the report there, such as docs/reliability.md")
-    parser.add_argument("--keep", type=Path, help="a new folder for logs and states, which stay; temporary unless given")
+    parser.add_argument(
+        "--keep", type=Path, help="a new folder for logs and states, which stay; temporary unless given"
+    )
     for option in fields(Options):
         if option.name not in {"folder", "short"}:
             kind = type(option.default)
@@ -45,8 +47,11 @@ def main() -> int:
             ledger.put(part, outcomes, seconds=time.monotonic() - began, about=about)
             for outcome in outcomes:
                 good &= outcome.held
-                print(f"{'holds ' if outcome.held else 'BROKEN'} {outcome.fault}: {outcome.runs} {outcome.unit},"
-                      f" {outcome.losses} lost, {outcome.duplicates} twice. {outcome.note}", flush=True)
+                print(
+                    f"{'holds ' if outcome.held else 'BROKEN'} {outcome.fault}: {outcome.runs} {outcome.unit},"
+                    f" {outcome.losses} lost, {outcome.duplicates} twice. {outcome.note}",
+                    flush=True,
+                )
                 for detail in outcome.details:
                     print(f"       {detail}", flush=True)
     if wanted.report is not None:

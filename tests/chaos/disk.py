@@ -113,7 +113,8 @@ class Disk:
         names = dict(self._durable_names)
         for change in self._renamed[: rng.integers(0, len(self._renamed) + 1)]:
             _rename(names, change)
-        found, chances = {}, {}
+        found: dict[str, bytes] = {}
+        chances: dict[int, float] = {}
         for name, file in names.items():
             content = bytearray(file.durable)
             # Nothing of it, all of it, or any of it.

@@ -17,7 +17,21 @@ from typing import Any
 LONGEST_S = 20
 MOST_MIB = 3000
 LONGEST_BYTES = 8192
-_MORE_OFTEN = (b"\0", b"\xff", b"\n", b"\r\n", b"SL", b"SE", b"MS\x03", b"{", b"[", b"<", b'"', b"9" * 20, b"\x7f\xff\xff\xff")
+_MORE_OFTEN = (
+    b"\0",
+    b"\xff",
+    b"\n",
+    b"\r\n",
+    b"SL",
+    b"SE",
+    b"MS\x03",
+    b"{",
+    b"[",
+    b"<",
+    b'"',
+    b"9" * 20,
+    b"\x7f\xff\xff\xff",
+)
 
 
 def main(name: str, corpus: Path, seconds: int, seed: int) -> None:

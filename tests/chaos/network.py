@@ -18,14 +18,14 @@ from tests.broker import broker as scripted
 from tests.chaos import outage, recording
 from tests.chaos.outcome import Options, Outcome
 from tests.chaos.proxy import Proxy, Trouble, in_thread, unanswering
-from tests.chaos.service import PATIENCE_S, Listener, compare, finals, finish, playing, settings, unexpected
+from tests.chaos.service import PATIENCE_S, Listener, compare, finals, finish, playing, settings, start, unexpected
 from tests.mosquitto import Mosquitto, free_port, make_certificates
 from tests.programs import find_program
 from tests.service import Monitor, wait_for
 
 PROMISE = "nothing is lost, nothing gets a new id, the service does not end"
 # Short, so that what hangs is found out soon.
-PATIENT = 'connect_timeout_s = 2.0\nstall_timeout_s = 3.0\nkeepalive_s = 1.0'
+PATIENT = "connect_timeout_s = 2.0\nstall_timeout_s = 3.0\nkeepalive_s = 1.0"
 BROKER = "connect_timeout_s = 2.0\nkeepalive_s = 5"
 
 LATE = Trouble("latency of 0.1 s", latency_s=0.1)
@@ -134,9 +134,9 @@ def _scenario(
         in_thread(lambda: Proxy(broker.port, scenario.mqtt)) as mqtt,
     ):
         monitor = Monitor(folder, seedlink=seedlink.port, mqtt=mqtt.port)
+        server_settings = f'version = "{scenario.version}"\n{PATIENT}'
         monitor.config.write_text(
-            settings(monitor, seedlink=seedlink.port, mqtt=mqtt.port, server=f'version = "{scenario.version}"\n{PATIENT}',
-                     broker=BROKER)
+            settings(monitor, seedlink=seedlink.port, mqtt=mqtt.port, server=server_settings, broker=BROKER)
         )  # fmt: skip
         judge(monitor, listener, expected, outcome, name=scenario.name)
 
@@ -146,7 +146,7 @@ def judge(
 ) -> None:
     """Run the service to its end and note what was heard."""
     try:
-        monitor.start()
+        start(monitor)
         problem = finish(monitor, listener, finals(expected))
     finally:
         monitor.kill()
@@ -159,9 +159,7 @@ def judge(
     print(f"   {name}: {problem}{difference}", flush=True)
 
 
-def certificates(
-    options: Options, whole: list[Segment], expected: dict[recording.Key, Detection]
-) -> list[Outcome]:
+def certificates(options: Options, whole: list[Segment], expected: dict[recording.Key, Detection]) -> list[Outcome]:
     """A broker and a server whose certificate has expired or is for another name; then they get a good one."""
     outcomes = []
     for what in ("expired", "wrong name"):
@@ -178,7 +176,7 @@ def certificates(
         tls = f"cafile {folder}/ca.pem\ncertfile {folder}/localhost.pem\nkeyfile {folder}/localhost.key\n"
         broker = Mosquitto(folder / "broker", settings=f"allow_anonymous true\n{tls}", persistent=True)
         plain_port = free_port()
-        broker._settings += f"listener {plain_port} 127.0.0.1\nallow_anonymous true\n"  # noqa: SLF001
+        broker._settings += f"listener {plain_port} 127.0.0.1\nallow_anonymous true\n"
         bad = tls_context(folder / "localhost.pem", folder / "localhost.key")
         with broker, _listener(plain_port) as listener, playing(whole, tls=bad) as refused, playing(whole) as server:
             monitor = Monitor(folder, seedlink=server.port, mqtt=broker.port)
@@ -188,10 +186,7 @@ def certificates(
             monitor.config.write_text(text.replace('[mqtt]\nhost = "127.0.0.1"', '[mqtt]\nhost = "localhost"'))
             monitor.start()
             try:
-                wait_for(
-                    lambda: monitor.log.count("broker: tls:") and monitor.log.count(": tls:") > 1, why="not told",
-                    or_if=monitor.has_ended,
-                )
+                _wait_told(monitor)
                 if monitor.metric("monitor_broker_connected") or listener.final_count:
                     outcome.fail("the certificate was taken")
                 broker.stop()
@@ -207,6 +202,14 @@ def certificates(
         if problem or difference or unexpected(monitor.log):
             outcome.fail(f"{problem}{difference}")
     return outcomes
+
+
+def _wait_told(monitor: Monitor) -> None:
+    wait_for(
+        lambda: "broker: tls:" in monitor.log and monitor.log.count(": tls:") > 1,
+        why="not told",
+        or_if=monitor.has_ended,
+    )
 
 
 def _listener(port: int) -> Listener:
@@ -255,7 +258,8 @@ def names(options: Options, whole: list[Segment], expected: dict[recording.Key, 
                 monitor.start()
                 wait_for(
                     lambda said=said: said in monitor.log and "final earthquake" in monitor.log,  # type: ignore[misc]
-                    why=f"{said} is not told", or_if=monitor.has_ended,
+                    why=f"{said} is not told",
+                    or_if=monitor.has_ended,
                 )
                 monitor.stop()
                 outcome.runs += 1
@@ -272,7 +276,9 @@ QUICK = "backoff_s = 0.2\nbackoff_max_s = 1.0\nconnect_timeout_s = 1.0"
 def answers(options: Options, whole: list[Segment], expected: dict[recording.Key, Detection]) -> Outcome:
     """A broker that refuses, closes on each publish, is out of quota, says nothing, or is slow; then it behaves."""
     outcome = Outcome(
-        "network", "broker that refuses, closes on each publish, is out of quota, silent or slow", PROMISE,
+        "network",
+        "broker that refuses, closes on each publish, is out of quota, silent or slow",
+        PROMISE,
         unit="scenarios",
     )
     refused = b"\x20\x03\x00\x88\x00"
@@ -324,24 +330,26 @@ def restarts(options: Options, whole: list[Segment], expected: dict[recording.Ke
     outcome = Outcome("network", "broker killed and started again, at random moments", PROMISE, unit="kills")
     rng = np.random.default_rng(options.seed)
     folder = options.room("restarts")
-    with Mosquitto(folder / "broker", persistent=True) as broker, Listener(broker.port) as listener:
-        with playing(whole) as server:
-            monitor = Monitor(folder, seedlink=server.port, mqtt=broker.port)
-            monitor.start()
-            try:
-                for _ in range(8):
-                    time.sleep(float(rng.uniform(0, 2)))
-                    broker.stop() if rng.random() < 0.5 else broker.kill()
-                    time.sleep(float(rng.uniform(0, 1)))
-                    broker.start()
-                    outcome.runs += 1
-                problem = finish(monitor, listener, finals(expected))
-            finally:
-                monitor.kill()
-            difference = compare(listener.detections, expected)
+    with (
+        Mosquitto(folder / "broker", persistent=True) as broker,
+        Listener(broker.port) as listener,
+        playing(whole) as server,
+    ):
+        monitor = Monitor(folder, seedlink=server.port, mqtt=broker.port)
+        monitor.start()
+        try:
+            for _ in range(8):
+                time.sleep(float(rng.uniform(0, 2)))
+                broker.stop() if rng.random() < 0.5 else broker.kill()
+                time.sleep(float(rng.uniform(0, 1)))
+                broker.start()
+                outcome.runs += 1
+            problem = finish(monitor, listener, finals(expected))
+        finally:
+            monitor.kill()
+        difference = compare(listener.detections, expected)
     outcome.losses += len(difference.missing)
     outcome.duplicates += difference.repeated
     if problem or difference:
         outcome.fail(f"{problem}{difference}")
     return outcome
-

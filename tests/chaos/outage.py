@@ -60,7 +60,7 @@ def run(options: Options, *, hours: float = HOURS) -> Outcome:
             await broker.put(engine.tick())
             mosquitto.start()
             until = time.monotonic() + PATIENCE_S
-            while listener.final_count < finals(expected) and time.monotonic() < until:
+            while listener.final_count < finals(expected) and time.monotonic() < until:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
             await broker.stop()
             await running

@@ -47,8 +47,8 @@ class Outcome:
 
     @property
     def held(self) -> bool:
-        """Whether the promise held each time, and there was a time."""
-        return self.runs > 0 and not self.broken and not self.losses
+        """Whether the promise held each time, and there was a time; not every promise is that nothing is lost."""
+        return self.runs > 0 and not self.broken
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -75,7 +76,8 @@ def cut(whole: list[Segment], seconds: float) -> list[Segment]:
 
 def judge(pieces: list[Segment], *, settings: DetectorSettings | None = None) -> dict[Key, Detection]:
     """What a replay says of it: each revision by id and number."""
-    model, said = Model(), {}
+    model = Model()
+    said: dict[Key, Detection] = {}
     for group in group_channels(piece.channel_id for piece in pieces):
         pipeline = StationPipeline(
             group, model, settings or DetectorSettings(), origin="replay", batch_s=REPLAY_BATCH_S
@@ -94,9 +96,9 @@ def replayed(whole: list[Segment]) -> dict[Key, Detection]:
     return judge(cut(whole, _CHUNK_S))
 
 
-def plain(detection: Detection | dict[str, object]) -> dict[str, object]:
+def plain(detection: Detection | dict[str, Any]) -> dict[str, Any]:
     """A detection without what may differ between two runs: how late it was, and what the recorder said of its time."""
-    body = msgspec.to_builtins(detection) if isinstance(detection, Detection) else detection
-    reason = dict(body["reason"])  # type: ignore[call-overload]
+    body: dict[str, Any] = msgspec.to_builtins(detection) if isinstance(detection, Detection) else detection
+    reason = dict(body["reason"])
     reason["checks"] = {name: value for name, value in reason["checks"].items() if name != "timing_good"}
     return {**body, "origin": None, "reason": reason}

@@ -1,4 +1,4 @@
-"""What every part of the suite stands on: a server that plays, a broker, a subscriber, the service, and a comparison."""
+"""What every part of the suite stands on: a server that plays, a subscriber, the service, and a comparison."""
 
 import asyncio
 import contextlib
@@ -8,13 +8,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from monitor.playback.faults import Faults
 from monitor.playback.server import PlaybackServer, PlaybackSettings
 from monitor.records import Detection, Segment
 from tests.chaos.recording import Key, plain
-from tests.service import Hearer, Monitor
+from tests.service import Hearer, Monitor, wait_for
 
 # Where nothing more has been heard for so long, nothing will be.
 PATIENCE_S = 120.0
@@ -64,9 +64,7 @@ def playing(
         thread.join()
 
 
-def settings(
-    monitor: Monitor, *, seedlink: int, mqtt: int, server: str = "", broker: str = "", more: str = ""
-) -> str:
+def settings(monitor: Monitor, *, seedlink: int, mqtt: int, server: str = "", broker: str = "", more: str = "") -> str:
     """Write settings as `Monitor` does, with more in each table."""
     return (
         f'[[seedlink]]\nhost = "127.0.0.1"\nport = {seedlink}\nstations = ["*.*"]\nbacklog_s = 604800\n'
@@ -84,6 +82,10 @@ class Listener(Hearer):
         super().__init__(port)
         self._seen = 0
         self._final: set[str] = set()
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        return self
 
     @property
     def final_count(self) -> int:
@@ -118,7 +120,9 @@ class Difference:
         return bool(self.missing or self.strange or self.other or self.unsaid)
 
     def __str__(self) -> str:
-        parts = [f"{name}: {value}" for name in ("missing", "strange", "other", "unsaid") if (value := getattr(self, name))]
+        parts = [
+            f"{name}: {value}" for name in ("missing", "strange", "other", "unsaid") if (value := getattr(self, name))
+        ]
         return "; ".join(parts) or "alike"
 
 
@@ -147,6 +151,13 @@ def unexpected(log: str) -> bool:
     Warnings are errors here; that Paho leaves the socket of a failed TLS handshake to the garbage collector is not.
     """
     return log.count("Traceback") > log.count("ResourceWarning: unclosed <ssl.SSLSocket")
+
+
+def start(monitor: Monitor) -> None:
+    """Start the service and wait until it listens."""
+    before = monitor.log.count("listening")
+    monitor.start()
+    wait_for(lambda: monitor.log.count("listening") > before, why=monitor.log[-2000:], or_if=monitor.has_ended)
 
 
 def finish(monitor: Monitor, listener: Listener, enough: int) -> str:

@@ -115,7 +115,7 @@ def _lines(data: bytes) -> None:
         read_reply(first)
     for protocol in ("3", "4"):
         with contextlib.suppress(WireError):
-            parse_info(text, protocol)  # type: ignore[arg-type]
+            parse_info(text, protocol)
 
 
 def _settings(data: bytes) -> None:
@@ -178,10 +178,14 @@ TARGETS: dict[str, Target] = {
     "miniseed": Target(_payload, _records, "samples and faults in words"),
     "replies": Target(
         _lines,
-        lambda: [b"SeedLink v4.0 (x) :: SLPROTO:4.0\nsite", b'{"a":[{}]}', b"<?xml version='1.0'?><a b='c'><d/></a>",
-                 b"ERROR AUTH no"],
+        lambda: [
+            b"SeedLink v4.0 (x) :: SLPROTO:4.0\nsite",
+            b'{"a":[{}]}',
+            b"<?xml version='1.0'?><a b='c'><d/></a>",
+            b"ERROR AUTH no",
+        ],
         "an answer, or WireError",
-    ),  # fmt: skip
+    ),
     "settings": Target(_settings, lambda: [reference().encode(), b'[mqtt]\nhost = "a"\n'], "settings, or ConfigError"),
     "state": Target(
         _state,

@@ -1,6 +1,6 @@
 """A process that does to a state directory what the service does, and says when something is on disk.
 
-    python -m tests.chaos.writer FOLDER SEED STEPS
+python -m tests.chaos.writer FOLDER SEED STEPS
 """
 
 import contextlib

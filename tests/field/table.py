@@ -10,7 +10,6 @@ import pytest
 
 _NOTES = pytest.StashKey[list[str]]()
 _ROWS: list[tuple[str, str, float, str]] = []
-_WIDTH = 76
 
 
 @pytest.fixture
@@ -42,5 +41,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the table."""
     terminalreporter.section("what was checked")
+    width = max((len(what) for what, *_ in _ROWS), default=0)
     for what, outcome, seconds, seen in _ROWS:
-        terminalreporter.line(f"{outcome:8} {what:{_WIDTH}} {seconds:6.1f} s  {seen}".rstrip())
+        terminalreporter.line(f"{outcome:8} {what:{width}} {seconds:6.1f} s  {seen}".rstrip())
