@@ -333,7 +333,8 @@ def parse_info(text: str, protocol: Literal["3", "4"]) -> dict[str, Any]:
         else:
             check_xml(text)
             content = next(iter(parse_info_xml(text).values()))
-    except (SeedLinkError, ValueError) as error:
+    except (SeedLinkError, ValueError, AttributeError) as error:
+        # AttributeError: what the library makes of an element within one that has an attribute of its name.
         raise WireError(f"sent an unusable answer to INFO: {error}") from error
     if not isinstance(content, dict):
         raise WireError(f"sent an unusable answer to INFO: {text[:40]!r}; expected an object")

@@ -91,7 +91,7 @@ def run(options: Options) -> list[Outcome]:
     rng = np.random.default_rng(options.seed)
     chosen = scenarios(rng, combined=0 if options.short else 12)
     if options.short:
-        wanted = ("SeedLink reset", "MQTT reset", "server: cut, SeedLink 4")
+        wanted = ("SeedLink reset", "MQTT reset", "server: hang, SeedLink 3")
         chosen = [scenario for scenario in chosen if scenario.name in wanted]
     outcomes: dict[str, Outcome] = {}
     for number, scenario in enumerate(chosen):

@@ -182,6 +182,7 @@ TARGETS: dict[str, Target] = {
             b"SeedLink v4.0 (x) :: SLPROTO:4.0\nsite",
             b'{"a":[{}]}',
             b"<?xml version='1.0'?><a b='c'><d/></a>",
+            b"<a b='c'><b/></a>",
             b"ERROR AUTH no",
         ],
         "an answer, or WireError",
