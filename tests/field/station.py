@@ -166,6 +166,8 @@ def start_surroundings(machine: Machine) -> None:
         new = () if name != "station" else ("-c",)
         machine("mosquitto_passwd", *new, "-b", "/etc/mosquitto/passwords", name, PASSWORD)
     machine("chown", "mosquitto:", "/etc/mosquitto/passwords")
+    # Without the passwords it has been failing since the computer was started.
+    machine("systemctl", "reset-failed", "mosquitto", check=False)
     machine("systemctl", "restart", "mosquitto")
     # The seismometer is a computer of its own: it has its own copy of the program.
     machine("python3", "-m", "venv", "/srv/seismometer")
