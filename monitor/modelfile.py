@@ -5,7 +5,9 @@ files; the archive holds `monitor.json`, the `ModelMetadata`. Interpreters ignor
 """
 
 import io
+import struct
 import zipfile
+import zlib
 from typing import Any, Literal
 
 import msgspec
@@ -18,6 +20,11 @@ F32 = npt.NDArray[np.float32]
 I8 = npt.NDArray[np.int8]
 
 METADATA_NAME = "monitor.json"
+# What zipfile raises on a damaged archive: positions before its begin, unknown or broken compression, encryption.
+_ZIP_ERRORS = (
+    *(zipfile.BadZipFile, KeyError, ValueError, OverflowError, EOFError),
+    *(NotImplementedError, RuntimeError, OSError, zlib.error, struct.error),
+)
 METADATA_SCHEMA = "monitor.model/1"
 COMPONENTS = ("Z", "N", "E")
 LABELS = ("earthquake", "P", "S")
@@ -100,7 +107,7 @@ def read_metadata(content: bytes, *, source: str) -> ModelMetadata:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             text = archive.read(METADATA_NAME)
-    except (zipfile.BadZipFile, KeyError) as error:
+    except _ZIP_ERRORS as error:
         raise ModelError(f"{source}: no {METADATA_NAME} inside; accepted: a model made by `python -m train`") from error
     try:
         metadata = msgspec.json.decode(text, type=ModelMetadata)
