@@ -39,10 +39,10 @@ DOCUMENTS = [pytest.param(page, id=page.relative_to(ROOT).as_posix()) for page i
 
 # What a page may ask a reader to type, beside what this project brings.
 PROGRAMS = frozenset(
-    "apt apt-get awk buildah cat cd chronyc cp curl df dmesg docker dpkg dpkg-reconfigure du echo git grep install journalctl "
-    "jq ls mkdir mosquitto mosquitto_passwd mosquitto_pub mosquitto_sub nano openssl pip podman prometheus promtool python "
-    "python3 rm rsync scp slinktool ss ssh systemctl systemd-analyze systemd-creds tail tar timedatectl tee umask "
-    "vcgencmd watch xdg-open zcat sqlite3 test sha256sum chmod chown".split()
+    "apt apt-get awk buildah cat cd chmod chown chronyc cp curl df dmesg docker dpkg dpkg-reconfigure du echo git "
+    "grep install journalctl jq ls mkdir mosquitto mosquitto_passwd mosquitto_pub mosquitto_sub nano openssl pip "
+    "podman prometheus promtool python python3 rm rsync scp sha256sum slinktool sqlite3 ss ssh systemctl systemd- "
+    "analyze systemd-creds tail tar tee test timedatectl umask vcgencmd watch xdg-open zcat".split()
 )
 OURS = frozenset({"monitor", "make", "sudo", "deploy/install.sh", "monitor-setup", "install.sh"})
 # Before the program that is meant.
