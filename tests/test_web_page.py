@@ -197,6 +197,7 @@ def test_detections_and_their_files(served: Served) -> None:
 
 
 def test_twenty_viewers_get_the_same(served: Served) -> None:
+    until(lambda: served.do(lambda: len(served.station.page.viewers)) == 0)
     with contextlib.ExitStack() as stack:
         streams = [stack.enter_context(streaming(served)) for _ in range(20)]
         for stream in streams:
@@ -211,6 +212,7 @@ def test_twenty_viewers_get_the_same(served: Served) -> None:
 
 
 def test_one_more_than_are_allowed_is_told_so(served: Served) -> None:
+    until(lambda: served.do(lambda: len(served.station.page.viewers)) == 0)
     with contextlib.ExitStack() as stack:
         for _ in range(25):
             stack.enter_context(streaming(served)).wait_for("stations")
@@ -222,6 +224,8 @@ def test_one_more_than_are_allowed_is_told_so(served: Served) -> None:
 
 def test_who_takes_nothing_loses_the_oldest_and_disturbs_nobody(served: Served) -> None:
     viewers = served.station.page.viewers
+    # Those of the test before take a moment to be gone.
+    until(lambda: served.do(lambda: len(viewers)) == 0)
     with streaming(served, receive_bytes=4096) as stalled, streaming(served) as attentive:
         attentive.wait_for("stations")
         until(lambda: served.do(lambda: len(viewers)) == 2)
