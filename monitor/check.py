@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from monitor.config import Reading, state_directory
 from monitor.model import ModelError, ModelMetadata, default_model_path, read_metadata
 from monitor.secrets import SecretError, exposure, read_secret
-from monitor.settings import MqttSettings, SeedLinkSettings, Settings
+from monitor.settings import MqttSettings, PageSettings, SeedLinkSettings, Settings
 from monitor.thresholds import ThresholdError, threshold_for
 from monitor.toml_lines import KeyPath
 from monitor.topics import default_client_id
@@ -41,6 +41,7 @@ def findings(reading: Reading) -> list[Finding]:
     for number, server in enumerate(settings.seedlink):
         found += _of_connection(reading, server, ("seedlink", number))
     found += _of_connection(reading, settings.mqtt, ("mqtt",))
+    found += _of_page(reading)
     if not settings.seedlink:
         found.append(Finding("note", reading.source, "no [[seedlink]]: `monitor run` has nothing to listen to"))
     if settings.mqtt.host is None:
@@ -66,6 +67,7 @@ def described(settings: Settings) -> dict[str, list[str]]:
         "seedlink": [f"{server.label}{_secured(server)}: {', '.join(server.stations)}" for server in settings.seedlink],
         "mqtt": broker,
         "http": [] if http.port is None else [f"{http.listen}:{http.port}"],
+        "page": [] if settings.page.port is None else [_page_described(settings.page)],
         "state": [str(state_directory(settings))],
     }
 
@@ -128,6 +130,66 @@ def _of_connection(reading: Reading, settings: SeedLinkSettings | MqttSettings, 
                 text = f"{name} {key} is set but tls is not: it has no effect"
                 yield Finding("warning", reading.where(*path, key), text)
     yield from _of_tls_files(reading, settings, path)
+
+
+def _of_page(reading: Reading) -> Iterator[Finding]:
+    """Look at who may see the station page, and whether it can be served."""
+    page, http = reading.settings.page, reading.settings.http
+    if page.port is None:
+        return
+    where = f"{page.listen}:{page.port}"
+    if page.port == http.port != 0 and _overlap(page.listen, http.listen):
+        text = f'[page] port is {page.port}, which [http] has, too; accepted: another one, or "none" for no page'
+        yield Finding("problem", reading.where("page", "port"), text)
+    if page.password_file is not None:
+        yield from _of_page_password(reading, page.password_file)
+    is_open = page.user is None and page.user_header is None
+    if is_open and not _is_here(page.listen):
+        text = (
+            f"[page] listen is {page.listen!r} and nobody has to log in: whoever reaches {where} sees the waveforms, "
+            "detections and state of this station; set user and password_file if that is not meant"
+        )
+        yield Finding("warning", reading.where("page", "listen"), text)
+    if page.password_file is not None and not _is_here(page.listen):
+        text = (
+            f"[page] password_file is set and listen is {page.listen!r}: the page speaks no TLS, so that the network "
+            "carries the password in the clear, unless there is a reverse proxy with TLS and this port is closed"
+        )
+        yield Finding("warning", reading.where("page", "password_file"), text)
+    if page.trusted_proxies is not None and page.user_header is None:
+        text = "[page] trusted_proxies is set but user_header is not: it has no effect"
+        yield Finding("warning", reading.where("page", "trusted_proxies"), text)
+    for proxy in page.trusted_proxies or () if page.user_header is not None else ():
+        if ipaddress.ip_network(proxy).prefixlen == 0:
+            text = f"[page] trusted_proxies holds {proxy!r}: anybody can send {page.user_header} and is let in"
+            yield Finding("warning", reading.where("page", "trusted_proxies"), text)
+
+
+def _of_page_password(reading: Reading, file: str) -> Iterator[Finding]:
+    where = reading.where("page", "password_file")
+    try:
+        read_secret(file)
+    except SecretError as error:
+        yield Finding("problem", where, f"[page] password_file: {error}")
+        return
+    if open_to := exposure(file):
+        yield Finding("warning", where, f"[page] password_file: {open_to}")
+
+
+def _page_described(page: PageSettings) -> str:
+    lets_in = [f"login as {page.user}"] if page.user is not None else []
+    if page.user_header is not None:
+        lets_in.append(f"whom a reverse proxy names in {page.user_header}")
+    return f"http://{_bracketed(page.listen)}:{page.port}/, {' or '.join(lets_in) or 'no login'}"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Tell whether two listeners at one port would be in each other's way; a name is taken as it stands."""
+    return one == other or bool({one, other} & {"0.0.0.0", "::", ""})
 
 
 def _of_tls_files(reading: Reading, settings: SeedLinkSettings | MqttSettings, path: KeyPath) -> Iterator[Finding]:

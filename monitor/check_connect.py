@@ -16,7 +16,7 @@ from monitor.clock import Clock, HostClock
 from monitor.config import state_directory
 from monitor.model import Model, ModelError
 from monitor.mqtt import LinkError, Will, connect
-from monitor.settings import HttpSettings, MqttSettings, SeedLinkSettings, Settings
+from monitor.settings import HttpSettings, MqttSettings, PageSettings, SeedLinkSettings, Settings
 from monitor.sources.seedlink_request import Selection, matches
 from monitor.sources.seedlink_session import ConnectionLostError, open_session
 from monitor.streams import StreamRow, parse_streams
@@ -57,7 +57,8 @@ async def try_everything(settings: Settings, *, tell: Callable[[Outcome], None],
         clock: This computer's where None.
     """
     clock = clock or HostClock()
-    for outcomes in (try_model(settings), try_state(settings), try_http(settings.http), try_clock(clock)):
+    ports = (try_port("http", settings.http), try_port("page", settings.page))
+    for outcomes in (try_model(settings), try_state(settings), *ports, try_clock(clock)):
         for outcome in outcomes:
             tell(outcome)
     async with asyncio.TaskGroup() as group:
@@ -196,14 +197,14 @@ def try_state(settings: Settings) -> Iterator[Outcome]:
         yield Outcome("ok", "state", f"{directory} {does}, {free // 2**20:,} MiB free")
 
 
-def try_http(http: HttpSettings) -> Iterator[Outcome]:
-    """Listen for a moment where metrics shall be served."""
-    if http.port is None:
+def try_port(subject: str, settings: HttpSettings | PageSettings) -> Iterator[Outcome]:
+    """Listen for a moment where metrics, or the station page, shall be served."""
+    if settings.port is None:
         return
-    where = f"{http.listen}:{http.port}"
+    where = f"{settings.listen}:{settings.port}"
     try:
         family, _, _, _, address = socket.getaddrinfo(
-            http.listen, http.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            settings.listen, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         with socket.socket(family, socket.SOCK_STREAM) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -211,11 +212,12 @@ def try_http(http: HttpSettings) -> Iterator[Outcome]:
             listener.listen()
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            yield Outcome("warning", "http", f"{where} is in use; right only if it is this monitor that runs already")
+            text = f"{where} is in use; right only if it is this monitor that runs already"
+            yield Outcome("warning", subject, text)
         else:
-            yield Outcome("failed", "http", f"{where}: {error.strerror or error}")
+            yield Outcome("failed", subject, f"{where}: {error.strerror or error}")
     else:
-        yield Outcome("ok", "http", f"{where} is free")
+        yield Outcome("ok", subject, f"{where} is free")
 
 
 def try_clock(clock: Clock) -> Iterator[Outcome]:

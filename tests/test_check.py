@@ -20,9 +20,9 @@ from monitor.check_connect import (
     duration,
     try_clock,
     try_everything,
-    try_http,
     try_model,
     try_mqtt,
+    try_port,
     try_seedlink,
     try_state,
 )
@@ -37,6 +37,7 @@ from monitor.settings import (
     ModelSettings,
     MqttSettings,
     OutboxSettings,
+    PageSettings,
     SeedLinkSettings,
     Settings,
     StateSettings,
@@ -92,6 +93,7 @@ def test_good_settings_are_described(tmp_path: Path) -> None:
         f"{read_metadata(default_model_path().read_bytes(), source='').version} (shipped), threshold 0.75",
         "  seedlink  localhost:18000: XX.A",
         "  mqtt      localhost:1883 as me, topics below monitor/v1",
+        "  page      http://127.0.0.1:9465/, no login",
         "  state     state",
     ]
 
@@ -120,6 +122,9 @@ def test_what_a_file_says_cannot_steer_the_terminal(tmp_path: Path) -> None:
         ('[model]\npath = "text"', "2: [model] path: text: not a TensorFlow Lite model"),
         ("[detector]\nfalse_alarms_per_day = 1e-6", "2: [detector] false_alarms_per_day is 1e-06; accepted: "),
         ('[mqtt]\nuser = "u"\npassword_file = "none"', "3: [mqtt] password_file: none: cannot be read: No such file"),
+        ('[page]\nuser = "u"\npassword_file = "none"', "3: [page] password_file: none: cannot be read: No such file"),
+        ("[http]\nport = 9465", " [page] port is 9465, which [http] has, too; accepted: another one"),
+        ('[http]\nlisten = "0.0.0.0"\n[page]\nport = 9464', "4: [page] port is 9464, which [http] has, too"),
         ('[mqtt]\nuser = "u"\npassword_file = "empty"', "3: [mqtt] password_file: empty: its first line is empty"),
         (SERVER + 'token_file = "none"', "4: [[seedlink]] 1 token_file: none: cannot be read"),
         (SERVER + 'tls = true\nca_file = "none"', "5: [[seedlink]] 1 ca_file: none: cannot be read: No such file"),
@@ -162,6 +167,21 @@ def test_files_that_are_not_what_they_should_be(tmp_path: Path, text: str, expec
             "4: warning: [[seedlink]] 1 token_file is set but tls is not",
         ),
         (SERVER + 'ca_file = "/etc/ssl/cert.pem"', "4: warning: [[seedlink]] 1 ca_file is set but tls is not"),
+        ('[page]\nlisten = "0.0.0.0"', "2: warning: [page] listen is '0.0.0.0' and nobody has to log in: whoever"),
+        ('[page]\nlisten = "station"', "2: warning: [page] listen is 'station' and nobody has to log in: whoever"),
+        (
+            '[page]\nlisten = "::"\nuser = "u"\npassword_file = "closed"',
+            "4: warning: [page] password_file is set and listen is '::': the page speaks no TLS",
+        ),
+        (
+            '[page]\nuser = "u"\npassword_file = "open"',
+            "3: warning: [page] password_file: open: every user of this computer can read",
+        ),
+        ('[page]\ntrusted_proxies = ["::1"]', "2: warning: [page] trusted_proxies is set but user_header is not"),
+        (
+            '[page]\nuser_header = "X"\ntrusted_proxies = ["::1", "0.0.0.0/0"]',
+            "3: warning: [page] trusted_proxies holds '0.0.0.0/0': anybody can send X and is let in",
+        ),
         ("[live]\nlateness_s = 15", "2: warning: [live] lateness_s is 15, not more than component_wait_s and"),
         ("", " note: no [[seedlink]]: `monitor run` has nothing to listen to"),
         (SERVER, " note: no host in [mqtt]: detections are not published"),
@@ -187,6 +207,27 @@ def test_secrets_to_this_computer_need_no_encryption(tmp_path: Path) -> None:
     for host in ("localhost", "127.0.0.1", "::1"):
         _, lines = run_on(tmp_path, f'[mqtt]\nhost = "{host}"\nuser = "u"\npassword_file = "pw"')
         assert not any("warning" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("more", "described"),
+    [
+        ("", "http://127.0.0.1:9465/, no login"),
+        ('listen = "::1"\nport = 80\n', "http://[::1]:80/, no login"),
+        ('user = "u"\npassword_file = "pw"\n', "http://127.0.0.1:9465/, login as u"),
+        ('user_header = "X"\nlisten = "0.0.0.0"\n', "http://0.0.0.0:9465/, whom a reverse proxy names in X"),
+        ('port = "none"\nlisten = "0.0.0.0"\n', None),
+    ],
+)
+def test_a_page_that_nobody_else_sees_is_nothing_to_warn_of(tmp_path: Path, more: str, described: str | None) -> None:
+    (tmp_path / "pw").write_text(SECRET)
+    (tmp_path / "pw").chmod(0o600)
+    code, lines = run_on(tmp_path, f"[page]\n{more}")
+    assert code == 0
+    assert not any("warning" in line for line in lines)
+    assert [line.removeprefix("  page      ") for line in lines if line.startswith("  page")] == (
+        [] if described is None else [described]
+    )
 
 
 def test_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,15 +315,16 @@ def test_the_state_directory(tmp_path: Path) -> None:
     assert state(Path("/proc/self/monitor")).state == "failed"
 
 
-def test_the_port_for_metrics() -> None:
-    assert not list(try_http(HttpSettings(port=None)))
-    (found,) = try_http(HttpSettings(port=0))
-    assert found.state == "ok"
+@pytest.mark.parametrize("kind", [HttpSettings, PageSettings])
+def test_the_ports_for_metrics_and_page(kind: type[HttpSettings | PageSettings]) -> None:
+    assert not list(try_port("it", kind(port=None)))
+    (found,) = try_port("it", kind(port=0))
+    assert (found.state, found.subject) == ("ok", "it")
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        (found,) = try_http(HttpSettings(port=taken.getsockname()[1]))
+        (found,) = try_port("it", kind(port=taken.getsockname()[1]))
     assert (found.state, "in use" in found.text) == ("warning", True)
     # 192.0.2.0/24 is nobody's (RFC 5737).
-    (found,) = try_http(HttpSettings(listen="192.0.2.1", port=0))
+    (found,) = try_port("it", kind(listen="192.0.2.1", port=0))
     assert found.state == "failed"
 
 
@@ -445,18 +487,21 @@ def test_everything_is_tried_in_the_order_of_the_settings(tmp_path: Path) -> Non
                 for name, server in (("one", first), ("two", second))
             ]
             settings = Settings(
-                seedlink=servers, http=HttpSettings(port=0), state=StateSettings(directory=str(tmp_path))
+                seedlink=servers,
+                http=HttpSettings(port=0),
+                page=PageSettings(port=0),
+                state=StateSettings(directory=str(tmp_path)),
             )
             await try_everything(settings, tell=told.append, clock=FixedClock(T0 + 65 * NS_PER_SECOND))
 
     asyncio.run(ask())
     subjects = [outcome.subject for outcome in told]
-    assert subjects == ["model", "state", "http", "clock", *["seedlink one"] * 2, *["seedlink two"] * 2]
+    assert subjects == ["model", "state", "http", "page", "clock", *["seedlink one"] * 2, *["seedlink two"] * 2]
 
 
 def test_the_exit_code_says_whether_everything_answered(tmp_path: Path) -> None:
     shutil.copy(default_model_path(), tmp_path / "model.tflite")
-    text = '[model]\npath = "model.tflite"\n[http]\nport = 0\n[state]\ndirectory = "."\n'
+    text = '[model]\npath = "model.tflite"\n[http]\nport = 0\n[page]\nport = 0\n[state]\ndirectory = "."\n'
     file = tmp_path / "monitor.toml"
     file.write_text(text)
     code, output = run(file, "--connect")
