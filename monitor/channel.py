@@ -4,6 +4,7 @@ Decides what is real data. A sample is not when it is NaN, infinite or beyond wh
 value has not changed for `FLAT_S`: a dead digitizer or a telemetry fill, of which no detection may come.
 """
 
+import itertools
 import math
 from collections import deque
 from dataclasses import dataclass
@@ -117,6 +118,24 @@ class Channel:
             (begin, end, run.recording_rate)
             for begin, end, run in zip(begins, ends, self._runs, strict=False)
             if begin < end
+        ]
+
+    def rate_changes(self, first: int, stop: int, *, within: int) -> list[int]:
+        """Where data of one sampling rate go over into data of another.
+
+        Args:
+            first, stop: Output samples, `stop` excluded.
+            within: A change counts where the last real sample before it is at most so many samples away.
+
+        Returns:
+            The first output sample of each new rate that the range holds, in order.
+        """
+        return [
+            new.first
+            for old, new in itertools.pairwise(self._runs)
+            if first <= new.first < stop
+            and abs(new.recording_rate / old.recording_rate - 1) > RATE_TOLERANCE
+            and self.ring.read(new.first - within, new.first)[1].any()
         ]
 
     def push(self, segment: Segment) -> None:

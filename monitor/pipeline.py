@@ -40,6 +40,8 @@ _HISTORY_S = 260.0
 _PIECE_S = 120.0
 # More than what one batch needs at once.
 _WORK_BYTES = 8 << 20
+# At a change of the sampling rate, at most.
+_BLOCKS_LEFT_OUT = 2
 # Before what the background needs: resampling, and knowing that a value does not change.
 _RESUME_MARGIN_S = 5.0
 
@@ -167,7 +169,9 @@ class StationPipeline:
             return None
         last_frame = (settled.step - self.look_back_steps) * self._stride + self._stride - 1
         first_block = (last_frame - metadata.context_frames) // params.block
-        background_from = (first_block - params.lag_blocks - params.background_blocks) * params.block
+        # And what tells of a change of the sampling rate that these blocks leave out.
+        told_from = first_block - params.lag_blocks - params.background_blocks - 2 * _BLOCKS_LEFT_OUT
+        background_from = told_from * params.block
         return ResumePoint(
             needed_from_ns=self._sample_ns(params.first_sample(background_from))
             - round(_RESUME_MARGIN_S * NS_PER_SECOND),
@@ -328,7 +332,9 @@ class StationPipeline:
             if channel is not None and background is not None:
                 samples, valid = channel.ring.read(start, end)
                 if valid.any():
-                    plane, judged[:, row] = background.push(power_db(samples, params), complete_frames(valid, params))
+                    complete = complete_frames(valid, params)
+                    self._leave_out_rate_changes(channel, first, complete)
+                    plane, judged[:, row] = background.push(power_db(samples, params), complete)
                     for begin, end_, rate in channel.rates(first * params.hop, stop * params.hop):
                         usable = params.usable_bins(rate)
                         if not usable.all():
@@ -338,6 +344,27 @@ class StationPipeline:
                     background.push(plane, judged[:, row])
             planes.append(self._model.quantize(plane))
         return np.stack(planes, axis=-1), judged
+
+    def _leave_out_rate_changes(self, channel: Channel, first: int, complete: Bool) -> None:
+        """Take a change of the sampling rate for an outage that makes the background forget.
+
+        Another rate is another filter and often another gain: measured against the background of before, noise would
+        be a signal. A block without a complete frame is what forgets; where the data stopped for so long there is one.
+
+        Args:
+            channel: Of one component.
+            first: Frame of the first of `complete`.
+            complete: Which frames hold real samples only; changed.
+        """
+        params = self._params
+        left_out = _BLOCKS_LEFT_OUT * params.block * params.hop
+        begin = params.first_sample(first) - left_out - params.span
+        for change in channel.rate_changes(begin, params.end_sample(first + len(complete) - 1), within=left_out):
+            # Up to the end of the first whole block after it, and of those that hold a frame of both rates.
+            mixed = params.frames_before(change)
+            pure = -(-(change + params.nperseg // 2 + 1) // params.hop)
+            until = max(-(-mixed // params.block) + 1, -(-pure // params.block)) * params.block
+            complete[max(0, mixed - first) : max(0, until - first)] = False
 
     # -- from frames to detections -----------------------------------------------------------------------------------
 

@@ -156,6 +156,27 @@ def test_a_gap_is_no_earthquake(data: st.DataObject) -> None:
     assert detect(model, packets) == []
 
 
+@pytest.mark.parametrize("rates", [(100.0, 50.0), (50.0, 100.0), (100.0, 200.0), (200.0, 100.0)])
+def test_another_sampling_rate_with_another_gain_is_no_earthquake(model: Model, rates: tuple[float, float]) -> None:
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        before, after = (1000.0 * rng.standard_normal((3, round(90 * rate))) for rate in rates)
+        later = T0 + 90 * NS_PER_SECOND
+        packets = segments(before, rate=rates[0]) + segments(10 * after, rate=rates[1], start_ns=later)
+        assert detect(model, packets, settings=DetectorSettings(threshold=0.9)) == []
+
+
+@pytest.mark.parametrize("sizes", [[100], [33, 250, 7]])
+def test_packets_change_nothing_where_the_rate_changes(model: Model, sizes: list[int]) -> None:
+    parts = segments(QUAKE, rate=100.0)
+    later = T0 + round(QUAKE.shape[1] / 100 * NS_PER_SECOND)
+    parts += segments(8 * QUAKE[:, ::2], rate=50.0, start_ns=later)
+    whole = detect(model, parts)
+    assert len(finals(whole)) == 2
+    pieces = [piece for part in parts for piece in split(part, sizes)]
+    assert detect(model, pieces, batch_s=LIVE_BATCH_S) == whole
+
+
 def test_an_earthquake_is_found_after_a_gap_and_across_a_missing_horizontal(model: Model) -> None:
     z, n, e = segments(QUAKE, rate=100.0)
     with_gap = [*split(z, [100]), *split(n, [100])]

@@ -1,5 +1,7 @@
 """A pipeline that is killed and taken up again says what one that was never killed says."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -19,8 +21,13 @@ def model() -> Model:
     return Model()
 
 
-def packets(rate: float) -> list[Segment]:
-    """Nine minutes with earthquakes far apart, close together and within one another's coda, and a gap."""
+def packets(rate: float, *, switched_s: float | None = None) -> list[Segment]:
+    """Nine minutes with earthquakes far apart, close together and within one another's coda, and a gap.
+
+    Args:
+        rate: Samples per second.
+        switched_s: So often the recorder goes over to half the rate and eight times the gain, or back.
+    """
     wave = np.concatenate(
         [
             earthquake(rate=rate, p_s=p, s_minus_p=s, seconds=length, snr=snr, seed=seed)
@@ -39,7 +46,14 @@ def packets(rate: float) -> list[Segment]:
         ],
         axis=1,
     )
-    pieces = [piece for whole in segments(wave, rate=rate) for piece in split(whole, [97, 412, 100])]
+    parts = segments(wave, rate=rate)
+    if switched_s is not None:
+        parts = [
+            part if number % 2 == 0 else replace(part, sampling_rate=rate / 2, samples=8 * part.samples[::2])
+            for whole in parts
+            for number, part in enumerate(split(whole, [round(switched_s * rate)]))
+        ]
+    pieces = [piece for part in parts for piece in split(part, [97, 412, 100])]
     gap = range(round(330 * 1e9), round(337.5 * 1e9))
     start = min(piece.starttime_ns for piece in pieces)
     return sorted(
@@ -83,9 +97,9 @@ def run(
     return found, pipeline.resume_point or point
 
 
-@pytest.mark.parametrize("rate", [100.0, 50.0])
-def test_killed_at_any_moment_it_says_the_same(model: Model, rate: float) -> None:
-    source = packets(rate)
+@pytest.mark.parametrize(("rate", "switched_s"), [(100.0, None), (50.0, None), (100.0, 47.3)])
+def test_killed_at_any_moment_it_says_the_same(model: Model, rate: float, switched_s: float | None) -> None:
+    source = packets(rate, switched_s=switched_s)
     (group,) = group_channels(piece.channel_id for piece in source)
     outputs: Outputs = {}
     undisturbed, _ = run(model, group, source, None, kill_after=None, outputs=outputs)
