@@ -16,6 +16,7 @@ PROGRAMS: dict[str, str] = {
     "mosquitto_sub": "mosquitto-clients",
     "prometheus": "prometheus",
     "prometheus-alertmanager": "prometheus-alertmanager",
+    "prometheus-node-exporter": "prometheus-node-exporter",
     "promtool": "prometheus",
     "jq": "jq",
     "openssl": "openssl",

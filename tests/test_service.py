@@ -52,14 +52,16 @@ def expected(source: list[Segment]) -> dict[str, Detection]:
 
 
 @contextlib.contextmanager
-def playing(source: list[Segment], *, versions: frozenset[str] | None = None) -> Iterator[PlaybackServer]:
-    """A SeedLink server in a thread of its own, everything in its ring from the start."""
-    settings = PlaybackSettings(preload_s=float("inf"))
+def playing(
+    source: list[Segment], *, preload_s: float = float("inf"), speed: float | None = None
+) -> Iterator[PlaybackServer]:
+    """A SeedLink server in a thread of its own, everything in its ring from the start unless said otherwise."""
+    settings = PlaybackSettings(preload_s=preload_s)
     ready, done = threading.Event(), threading.Event()
     servers: list[PlaybackServer] = []
 
     async def serve() -> None:
-        async with PlaybackServer.play(source, settings=settings) as server:
+        async with PlaybackServer.play(source, settings=settings, speed=speed) as server:
             servers.append(server)
             ready.set()
             await asyncio.to_thread(done.wait)
