@@ -91,15 +91,16 @@ def test_provisioning_hangs_together() -> None:
 
 
 @contextlib.contextmanager
-def prometheus(folder: Path, target: int, *, node: int) -> Iterator[int]:
+def prometheus(folder: Path, target: int, *, node: int | None = None) -> Iterator[int]:
     """One with the shipped configuration and rules, in more of a hurry; its port."""
     program = find_program("prometheus")
     assert program is not None
     shutil.copytree(DEPLOY / "prometheus", folder)
     for path in (folder / "prometheus.yml", folder / "rules" / "detections.yml"):
         path.write_text(re.sub(r"(_interval|timeout|interval): \d+s", r"\1: 1s", path.read_text()))
-    for job, at in (("monitor", target), ("node", node)):
-        (folder / "targets" / f"{job}.yml").write_text(f'- targets: ["127.0.0.1:{at}"]\n')
+    (folder / "targets" / "monitor.yml").write_text(f'- targets: ["127.0.0.1:{target}"]\n')
+    if node is not None:
+        (folder / "targets" / "node.yml").write_text(f'- targets: ["127.0.0.1:{node}"]\n')
     port = free_port()
     with (folder / "log").open("w") as log:
         command = [program, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
