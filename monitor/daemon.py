@@ -126,7 +126,13 @@ class Service:
                 clock=parts.clock,
                 metrics=parts.metrics,
             )
-        self._archive = Archiver(parts.settings, directory=parts.directory, clock=parts.clock, metrics=parts.metrics)
+        self._archive = Archiver(
+            parts.settings,
+            directory=parts.directory,
+            clock=parts.clock,
+            metrics=parts.metrics,
+            on_kept=lambda name: self._page.archived(name) if self._page is not None else None,
+        )
         self._outlook = Outlook(
             parts.metrics,
             clock=parts.clock,

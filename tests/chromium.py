@@ -21,6 +21,14 @@ PATIENCE_S = 60.0
 _MOST_BYTES = 64 * 1024 * 1024
 
 
+# What an answer says whose question fell into the change from one document to the next.
+_CHANGING = ("Inspected target navigated or closed", "Execution context was destroyed", "Cannot find default execution")
+
+
+class _ChangingError(AssertionError):
+    """There is no document to be asked for a moment."""
+
+
 class Tab:
     """One page, and what it complained of.
 
@@ -46,6 +54,9 @@ class Tab:
         while True:
             message = json.loads(self._socket.recv(timeout=PATIENCE_S))
             if message.get("id") == self._number:
+                fault = message.get("error", {}).get("message", "")
+                if fault.startswith(_CHANGING):
+                    raise _ChangingError(method)
                 assert "error" not in message, (method, message["error"])
                 result: dict[str, Any] = message["result"]
                 return result
@@ -70,16 +81,29 @@ class Tab:
     def wait_for(self, expression: str, *, why: str = "") -> None:
         """Poll until an expression is true."""
         until = time.monotonic() + PATIENCE_S
-        # An element is true there, and an empty object here.
-        while not self.evaluate(f"!!({expression})"):
+        while not self._is(expression):
             assert time.monotonic() < until, f"{why or expression}; {self.complaints}; {self.text()[:500]}"
             time.sleep(0.05)
+
+    def _is(self, expression: str) -> bool:
+        try:
+            # An element is true there, and an empty object here.
+            return bool(self.evaluate(f"!!({expression})"))
+        except _ChangingError:
+            return False
 
     def go(self, url: str) -> None:
         """Open an address, in a document of its own, and wait until it is there."""
         for one in ("about:blank", url):
             assert "errorText" not in self.send("Page.navigate", url=one), url
             self.wait_for(f"location.href === {json.dumps(one)} && document.readyState === 'complete'")
+
+    def back(self) -> None:
+        """Go back to the document before."""
+        history = self.send("Page.getNavigationHistory")
+        entry = history["entries"][history["currentIndex"] - 1]
+        self.send("Page.navigateToHistoryEntry", entryId=entry["id"])
+        self.wait_for(f"location.href === {json.dumps(entry['url'])} && document.readyState === 'complete'")
 
     def look(self, *, width: int, height: int = 900, dark: bool = False, scale: float = 1.0) -> None:
         """Let the page be so large, in this theme."""
@@ -119,7 +143,8 @@ class Browser:
         request = urllib.request.Request(f"http://127.0.0.1:{self._port}/json/new?about:blank", method="PUT")
         with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             target = json.loads(answer.read())
-        with connect(target["webSocketDebuggerUrl"], max_size=_MOST_BYTES, compression=None) as socket:
+        # With a bounded queue the farewell would stand behind what nobody reads any more, and be waited for.
+        with connect(target["webSocketDebuggerUrl"], max_size=_MOST_BYTES, max_queue=None, compression=None) as socket:
             yield Tab(socket)
         url = f"http://127.0.0.1:{self._port}/json/close/{target['id']}"
         urllib.request.urlopen(url, timeout=PATIENCE_S).close()

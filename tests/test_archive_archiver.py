@@ -54,8 +54,14 @@ class Trial:
         self.clock = FixedClock(ONSET_NS, discipline=Discipline(True, 0, 0, 0))
         self.folder = folder
         archive = settings or ArchiveSettings(pictures=False, sds=True)
+        self.kept: list[str] = []
         self.archiver = Archiver(
-            Settings(archive=archive), directory=folder, clock=self.clock, metrics=self.metrics, disk=self.disk
+            Settings(archive=archive),
+            directory=folder,
+            clock=self.clock,
+            metrics=self.metrics,
+            on_kept=self.kept.append,
+            disk=self.disk,
         )
 
     async def settle(self, condition: Callable[[], bool]) -> None:
@@ -106,12 +112,34 @@ def test_what_is_offered_is_kept(tmp_path: Path) -> None:
     trial.run(work)
     (folder,) = event_directories(tmp_path / "events")
     assert {path.name for path in folder.iterdir()} == {"detection.json", "waveforms.mseed"}
+    assert trial.kept == [folder.name]
     kept = sum(map(len, files(tmp_path / "sds").values()))
     assert kept == sum(len(record.data) for record in SOURCE)
     assert trial.metric("archived_events_total") == trial.metric("archive_events") == 1
     assert trial.metric("archive_sds_bytes") >= kept
     assert trial.metric("archive_events_bytes") > (folder / "waveforms.mseed").stat().st_size
     assert trial.metric("queue_dropped_total", queue="archive") == 0
+
+
+def test_who_waits_for_pictures_is_told_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[list[str]] = []
+
+    async def draw(_: Drawing, folder: Path) -> None:
+        drawn.append([*trial.kept, folder.name])
+
+    monkeypatch.setattr(Drawing, "_draw", draw)
+    trial = Trial(tmp_path, ArchiveSettings(pictures=True))
+
+    async def work() -> None:
+        trial.archiver.offer(map(packet, SOURCE[:180]), [told("new", 0), told("final", 1, end_s=9.0)])
+        trial.archiver.offer(map(packet, SOURCE[180:]))
+        await trial.settle(lambda: len(trial.kept) == 2)
+
+    trial.run(work)
+    (folder,) = event_directories(tmp_path / "events")
+    assert drawn == [[folder.name] * 2]
+    assert trial.kept == [folder.name] * 2
+    assert not (folder / "undrawn.json").exists()
 
 
 def test_a_full_disk_is_told_once_and_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

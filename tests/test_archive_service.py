@@ -1,5 +1,7 @@
 """The archives within the real service: what a server sent is there, to the byte, whatever happens to the process."""
 
+import asyncio
+import contextlib
 import json
 import subprocess
 import sys
@@ -14,9 +16,15 @@ import pytest
 from monitor.archive.event import AFTER_END_S
 from monitor.archive.layout import event_directories
 from monitor.archive.record import RawRecord, RecordSplitter
+from monitor.clock import HostClock
+from monitor.daemon import Parts, Service
+from monitor.metrics import Metrics
+from monitor.model import Model
 from monitor.playback.recording import Recording
 from monitor.playback.server import PlaybackServer
 from monitor.records import Segment
+from monitor.sdnotify import Notifier
+from monitor.settings import Settings
 from monitor.timebase import NS_PER_SECOND, parse_time
 from tests.service import Monitor, running, wait_for
 from tests.test_archive_events import same
@@ -156,3 +164,26 @@ def test_without_room_it_detects_all_the_same(source: list[Segment], tmp_path: P
             assert monitor.stop() == 0
     assert (tmp_path / "state" / "positions.json").exists()
     assert not list(event_directories(tmp_path / "state" / "events"))
+
+
+def test_who_looks_on_is_told_what_has_been_kept(tmp_path: Path) -> None:
+    parts = Parts(
+        settings=Settings(),
+        model=Model(),
+        clock=HostClock(),
+        directory=tmp_path,
+        saved=None,
+        metrics=Metrics(),
+        notifier=Notifier(None),
+        reload=lambda: None,
+    )
+
+    async def look() -> bytes:
+        service = Service(parts)
+        assert service._page is not None
+        viewer = service._page.viewers.open("")
+        service._archive._on_kept("XX.ABC-1")
+        async with contextlib.aclosing(viewer.messages()) as messages:
+            return b"".join([await anext(messages), await anext(messages)])
+
+    assert b'event: archived\ndata: "XX.ABC-1"\n\n' in asyncio.run(look())

@@ -20,6 +20,7 @@ from tests.chromium import Browser, Tab, chromium
 from tests.detections import detection
 from tests.station_page import Served, quake, serving
 from tests.test_web_files import ID, archive_with
+from tests.test_web_page import until
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -87,6 +88,13 @@ def shown(tab: Tab) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
 
 
+def seen(served: Served, *, state: str = "new") -> Detection:
+    """The earthquake at the first station; played until it is told in this state."""
+    while not (told := [d for d in served.station.player.detections if (d.station, d.state) == ("BW.UH3", state)]):
+        served.play(1.0)
+    return told[0]
+
+
 def test_waveforms_move_and_a_detection_appears_by_itself(served: Served, tab: Tab) -> None:
     tab.go(f"{served.url}#/station/{quote(UH3)}")
     tab.wait_for(f"{PRINT} !== 0", why="nothing is drawn")
@@ -99,8 +107,7 @@ def test_waveforms_move_and_a_detection_appears_by_itself(served: Served, tab: T
         prints.append(tab.evaluate(PRINT))
     assert all(a != b for a, b in pairwise(prints))
     assert "None yet." in tab.text()
-    while not any(d.station == "BW.UH3" for d in served.station.player.detections):
-        served.play(1.0)
+    seen(served)
     tab.wait_for("document.querySelectorAll('.events li[data-id]').length === 1", why="the detection is not listed")
     assert "Earthquake detected at BW.UH3: P wave at 16:24:33 UTC." in tab.evaluate(
         "document.getElementById('said').textContent"
@@ -112,8 +119,7 @@ def test_waveforms_move_and_a_detection_appears_by_itself(served: Served, tab: T
 
 
 def test_an_event_page_opens(served: Served, tab: Tab) -> None:
-    while len({d.id for d in served.station.player.detections if d.state == "final"}) < 2:
-        served.play(1.0)
+    seen(served, state="final")
     served.play(25.0)
     tab.go(f"{served.url}#/station/{quote(UH3)}")
     tab.wait_for("document.querySelector('.events a')")
@@ -154,13 +160,18 @@ def explanation_of(found: Detection) -> bytes:
 
 
 def test_what_the_model_looked_at(served: Served, tab: Tab) -> None:
-    while not (finals := [d for d in served.station.player.detections if d.state == "final"]):
-        served.play(1.0)
+    found = seen(served, state="final")
     served.play(25.0)
-    event = archive_with(served.station.folder / "events", finals[0].id)
-    (event / "explanation.json").write_bytes(explanation_of(finals[0]))
-    tab.go(f"{served.url}#/event/{quote(finals[0].id)}")
+    tab.go(f"{served.url}#/event/{quote(found.id)}")
+    tab.wait_for("document.querySelector('table.reason')", why="no event page")
+    assert "What the model looked at" not in tab.text()
+    tab.evaluate("document.querySelector('details').open = true")
+    # The explanation is made when there is nothing better to do; who has the page open by then is shown it.
+    event = archive_with(served.station.folder / "events", found.id)
+    (event / "explanation.json").write_bytes(explanation_of(found))
+    served.do(lambda: served.station.page.archived(found.id))
     tab.wait_for("document.querySelector('canvas.map')", why="no map")
+    assert tab.evaluate("document.querySelector('details').open")
     assert f"Said of {HOSTILE}." in tab.text()
     assert "without vertical 0.500" in tab.text()
     # What spoke for it is orange, what spoke against it blue.
@@ -181,7 +192,7 @@ def test_what_the_model_looked_at(served: Served, tab: Tab) -> None:
 def test_every_view_fits_and_is_not_blank(served: Served, tab: Tab, width: int, dark: bool) -> None:
     served.play(5.0)
     tab.look(width=width, dark=dark)
-    identifier = next(d.id for d in served.station.player.detections if d.station == "BW.UH3")
+    identifier = seen(served).id
     for view, there in (
         ("#/", "document.querySelector('.station-card path')?.getAttribute('d')"),
         (f"#/station/{quote(UH3)}", f"{PRINT} !== 0"),
@@ -196,7 +207,7 @@ def test_every_view_fits_and_is_not_blank(served: Served, tab: Tab, width: int, 
 
 
 def test_everything_has_a_name_for_who_does_not_see_it(served: Served, tab: Tab) -> None:
-    identifier = next(d.id for d in served.station.player.detections if d.station == "BW.UH3")
+    identifier = seen(served).id
     for view in ("#/", f"#/station/{quote(UH3)}", f"#/event/{quote(identifier)}"):
         tab.go(f"{served.url}{view}")
         tab.wait_for("document.querySelector('main h1')")
@@ -242,6 +253,21 @@ def test_after_a_loss_it_goes_on(served: Served, tab: Tab) -> None:
     before = tab.evaluate(PRINT)
     served.play(2.0)
     tab.wait_for(f"![0, {before}].includes({PRINT})", why="it does not go on")
+
+
+def test_a_page_that_was_left_is_no_viewer(served: Served, tab: Tab) -> None:
+    def viewers() -> int:
+        return served.do(lambda: len(served.station.page.viewers))
+
+    for _ in range(7):  # one more than a browser opens connections to a server
+        tab.go(f"{served.url}#/")
+        tab.wait_for("document.querySelector('.station-card')")
+    until(lambda: viewers() == 1)
+    tab.go("about:blank")
+    until(lambda: viewers() == 0)
+    tab.back()
+    until(lambda: viewers() == 1)
+    tab.wait_for("document.querySelector('#link').textContent === 'live'")
 
 
 def test_what_is_hostile_is_text(browser: Browser, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -170,13 +171,14 @@ def test_detections_and_their_files(served: Served) -> None:
         served.play(1.0)
     until(lambda: not served.do(lambda: served.station.hub.has_work))
 
-    def own_event() -> Any:
-        # The answer to all viewers may be a second old.
-        events = served.json("/api/events")
-        assert [event["detection"]["id"] for event in events if event["archived"]] == [ID]
-        return next((event for event in events if event["detection"]["station"] == "XX.ABC"), None)
+    def listed() -> dict[str, Any] | None:
+        # What is archived is recalled in its own time after the start.
+        events = {event["detection"]["id"]: event for event in served.json("/api/events")}
+        return events if ID in events else None
 
-    own = until(own_event)
+    events = until(listed)
+    assert [identifier for identifier, event in events.items() if event["archived"]] == [ID]
+    own = next(event for event in events.values() if event["detection"]["station"] == "XX.ABC")
     event = served.json(f"/api/event?id={quote(own['detection']['id'])}")
     assert event["picture"]["waves"].keys() == {"XX.ABC..HHZ", "XX.ABC..HHN", "XX.ABC..HHE"}
     assert event["files"] == {}
@@ -194,6 +196,56 @@ def test_detections_and_their_files(served: Served) -> None:
     assert served.ask("HEAD", f"/archive/{ID}/waveforms.mseed")[2] == b""
     for path in (f"/archive/{ID}/secret.txt", f"/archive/{ID}", f"/archive/{ID}/event.png", "/archive//", "/archive/x"):
         assert served.get(path)[0] == 404
+
+
+def test_an_answer_is_no_older_than_its_question(tmp_path: Path) -> None:
+    with serving(quake(seconds=5.0), tmp_path) as served:
+        for number in range(3):
+            identifier = f"XX.ABC-20240506T07312{number}-1a2b3c4d"
+            told = detection(id=identifier, station="XX.ABC")
+            assert served.get(f"/api/event?id={identifier}")[0] == 404
+            served.do(partial(served.station.hub.tell, [told]))
+            assert [event["detection"]["id"] for event in served.json("/api/events")].count(identifier) == 1
+            assert served.json(f"/api/event?id={identifier}")["files"] == {}
+            archive_with(tmp_path / "events", identifier, day="2024/05/06")
+            assert served.json(f"/api/event?id={identifier}")["files"].keys() == {"detection.json", "waveforms.mseed"}
+
+
+def test_what_many_ask_for_is_made_once(served: Served) -> None:
+    page, made = served.station.page, list[float]()
+
+    third = asyncio.Event()
+
+    async def find() -> int:
+        made.append(time.monotonic())
+        if (number := len(made)) == 3:
+            third.set()
+            await asyncio.sleep(0.05)
+        return number
+
+    async def ask(times: int) -> list[int]:
+        answers = await asyncio.gather(*(page._once("test", "name", find) for _ in range(times)))
+        return [json.loads(gzip.decompress(answer or b"")) for answer in answers]
+
+    async def work() -> None:
+        assert await ask(100) == [1] * 100
+        assert await ask(100) == [2] * 100
+        # One who asks while an answer is made gets the next one.
+        one = asyncio.ensure_future(ask(1))
+        await third.wait()
+        assert await ask(2) == [4, 4]
+        assert await one == [3]
+
+    asyncio.run_coroutine_threadsafe(work(), served._loop).result(PATIENCE_S)
+    assert all(later - earlier > 0.2 for earlier, later in pairwise(made))
+
+
+def test_viewers_are_told_what_is_archived(served: Served) -> None:
+    with streaming(served) as one, streaming(served, "") as other:
+        for stream in (one, other):
+            stream.wait_for("stations")
+        served.do(lambda: served.station.page.archived(ID))
+        assert one.wait_for("archived") == other.wait_for("archived") == [ID]
 
 
 def test_twenty_viewers_get_the_same(served: Served) -> None:

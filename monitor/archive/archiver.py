@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -58,6 +58,7 @@ class Archiver:
         directory: The state directory; exists.
         clock: This computer's.
         metrics: Told how it goes.
+        on_kept: Told the name of an event's folder when its waveforms are complete, and when its pictures are there.
         disk: The file system.
 
     Attributes:
@@ -65,10 +66,18 @@ class Archiver:
     """
 
     def __init__(
-        self, settings: Settings, *, directory: Path, clock: Clock, metrics: Metrics, disk: Disk | None = None
+        self,
+        settings: Settings,
+        *,
+        directory: Path,
+        clock: Clock,
+        metrics: Metrics,
+        on_kept: Callable[[str], None] = lambda _: None,
+        disk: Disk | None = None,
     ) -> None:
         self._settings, self._directory = settings, directory
         self._clock, self._metrics, self._disk = clock, metrics, disk or Disk()
+        self._on_kept = on_kept
         wanted = settings.archive
         self._events = EventArchive(directory / EVENTS, settings, disk=self._disk) if wanted.events else None
         self._sds = SdsArchive(directory / SDS, wanted, disk=self._disk) if wanted.sds else None
@@ -179,6 +188,8 @@ class Archiver:
         if self._events is not None:
             while self._events.undrawn:
                 self._drawing.put(self._events.undrawn.pop())
+            while self._events.finished:
+                self._on_kept(self._events.finished.pop().name)
         self._measure()
         self._written = ticket
         self._progress.set()
@@ -188,6 +199,7 @@ class Archiver:
             self._failures["picture"] += 1
             log.warning("archive: no picture of %s: %s", path.name, trouble)
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._executor, self._note_drawn, path))
+        self._on_kept(path.name)
 
     def _measure(self) -> None:
         standing = self._standing

@@ -44,11 +44,13 @@ class EventArchive:
         lost: Records that were given up, since the disk did not take them.
         deleted: Events that were deleted to keep to the limits.
         undrawn: Folders of events whose pictures are to be made; whoever makes them takes them out.
+        finished: Folders of events that were completed; whoever tells of them takes them out.
     """
 
     def __init__(self, root: Path, settings: Settings, *, disk: Disk) -> None:
         self.completed = self.records = self.lost = self.deleted = 0
         self.undrawn: list[Path] = []
+        self.finished: list[Path] = []
         self._root, self._settings, self._disk = root, settings.archive, disk
         before_s, after_s = settings.archive.before_s, settings.archive.after_s
         wait_s = settings.live.component_wait_s + settings.live.reorder_wait_s + _DECISION_S
@@ -188,6 +190,7 @@ class EventArchive:
             self._forget(event)
             self._shelve(event.directory)
             self.completed += 1
+            self.finished.append(event.directory)
             self._note_undrawn(event.directory)
 
     def limit_pending(self) -> None:

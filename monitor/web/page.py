@@ -8,7 +8,8 @@ Nothing can be changed over it. While nobody looks, it costs what the hub rememb
 import asyncio
 import gzip
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -41,8 +42,8 @@ _HEALTH_S = 2.0
 _AGAIN_S = 60.0
 # Between two writes of the drum plots, of some hundred kilobytes: memory cards wear.
 _KEEP_S = 900.0
-# What many viewers ask for at the same time is made once.
-_SHARED_S = 1.0
+# What many viewers ask for at the same time is made once, and not again within this time; who asks then waits for it.
+_SHARED_S = 0.25
 _COMPRESS_BYTES = 1024
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -102,7 +103,9 @@ class Page:
         self.viewers = Viewers(settings.max_viewers)
         self._server: HttpServer | None = None
         self._access: Access | None = None
-        self._shared: dict[tuple[str, str], tuple[float, asyncio.Task[bytes | None]]] = {}
+        # Answers that are yet to be made, and when those of late were, in the event loop's time.
+        self._due: dict[tuple[str, str], asyncio.Task[bytes | None]] = {}
+        self._made_s: dict[tuple[str, str], float] = {}
         self._last_health_s = -_HEALTH_S
         self._last_reports: object = None
 
@@ -199,6 +202,10 @@ class Page:
         self.viewers.send(encode("detection", event.summary()) for event in news.events)
         self.viewers.send(self._health_messages(now_s))
 
+    def archived(self, identifier: str) -> None:
+        """Tell the viewers that there is more of a detection in the archive than there was."""
+        self.viewers.send([encode("archived", identifier)])
+
     def _health_messages(self, now_s: float) -> list[bytes]:
         if 0 <= now_s - self._last_health_s < _HEALTH_S or not len(self.viewers):
             return []
@@ -270,31 +277,33 @@ class Page:
 
     async def _history(self, request: Request) -> Response:
         name = _parameter(request, "instrument") or ""
-        return _json_answer(request, await self._once("history", name, lambda: self._hub.history(name)))
+        return await self._looked_up(request, "history", name, lambda: self._hub.history(name))
 
     async def _drum(self, request: Request) -> Response:
         name = _parameter(request, "instrument") or ""
-        return _json_answer(request, await self._once("drum", name, lambda: self._hub.drum(name)))
+        return await self._looked_up(request, "drum", name, lambda: self._hub.drum(name))
 
     async def _events(self, request: Request) -> Response:
-        return _json_answer(
-            request, await self._once("events", "", lambda: [event.summary() for event in self._hub.events])
-        )
+        return await self._looked_up(request, "events", "", lambda: [event.summary() for event in self._hub.events])
 
     async def _event(self, request: Request) -> Response:
         identifier = _parameter(request, "id") or ""
-        files, archived = await asyncio.to_thread(
-            lambda: (self._archive.files(identifier), self._archive.detection(identifier))
-        )
 
-        def look() -> dict[str, object] | None:
-            event = self._hub.events.get(identifier)
-            if event is None and (archived is None or archived.id != identifier):
-                return None
-            found = event or Event(archived)  # type: ignore[arg-type]
-            return {**found.summary(), "picture": found.picture, "files": files}
+        async def find() -> dict[str, object] | None:
+            files, archived = await asyncio.to_thread(
+                lambda: (self._archive.files(identifier), self._archive.detection(identifier))
+            )
 
-        return _json_answer(request, await self._once("event", identifier, look))
+            def look() -> dict[str, object] | None:
+                event = self._hub.events.get(identifier)
+                if event is None and (archived is None or archived.id != identifier):
+                    return None
+                found = event or Event(archived)  # type: ignore[arg-type]
+                return {**found.summary(), "picture": found.picture, "files": files}
+
+            return await self._ask(look)
+
+        return _json_answer(request, await self._once("event", identifier, find))
 
     async def _detection(self, request: Request) -> Response:
         identifier = _parameter(request, "id") or ""
@@ -303,7 +312,7 @@ class Page:
             event = self._hub.events.get(identifier)
             return None if event is None else event.detection
 
-        answer = _json_answer(request, await self._once("detection", identifier, look))
+        answer = await self._looked_up(request, "detection", identifier, look)
         headers = {**answer.headers, "Content-Disposition": 'attachment; filename="detection.json"'}
         return Response(answer.status, answer.content_type, answer.body, headers)
 
@@ -318,17 +327,30 @@ class Page:
         headers = {"Content-Length": str(found.size), "Content-Disposition": f'{kind}; filename="{saved_as}"'}
         return Response(content_type=ARCHIVE_FILES[name], body=read_pieces(found), headers=headers)
 
-    async def _once(self, kind: str, name: str, look: Callable[[], object]) -> bytes | None:
-        """Compressed JSON of what `look` finds in the engine's thread, None for nothing; made once for many."""
-        now = asyncio.get_running_loop().time()
-        self._shared = {key: entry for key, entry in self._shared.items() if now - entry[0] < _SHARED_S}
-        entry = self._shared.get((kind, name))
-        if entry is None:
-            entry = self._shared[kind, name] = (now, asyncio.ensure_future(self._made(look)))
-        return await asyncio.shield(entry[1])
+    async def _looked_up(self, request: Request, kind: str, name: str, look: Callable[[], object]) -> Response:
+        """Answer with what `look` finds in the engine's thread; 404 for None."""
+        return _json_answer(request, await self._once(kind, name, lambda: self._ask(look)))
 
-    async def _made(self, look: Callable[[], object]) -> bytes | None:
-        found = await self._ask(look)
+    async def _once(self, kind: str, name: str, find: Callable[[], Awaitable[object]]) -> bytes | None:
+        """Compressed JSON of what `find` finds, None for nothing; made once for many.
+
+        It is found after it was asked for: an answer from before would lack what the viewer's stream, which tells only
+        what happens from its beginning on, does not tell either.
+        """
+        key = kind, name
+        due = self._due.get(key)
+        if due is None:
+            due = self._due[key] = asyncio.ensure_future(self._made(key, find))
+        return await asyncio.shield(due)
+
+    async def _made(self, key: tuple[str, str], find: Callable[[], Awaitable[object]]) -> bytes | None:
+        time = asyncio.get_running_loop().time
+        await asyncio.sleep(self._made_s.get(key, -math.inf) + _SHARED_S - time())
+        # Who asks from now on gets the next one.
+        del self._due[key]
+        now = time()
+        self._made_s = {key: now} | {k: at for k, at in self._made_s.items() if k != key and now - at < _SHARED_S}
+        found = await find()
         return None if found is None else await asyncio.to_thread(_compressed, found)
 
 

@@ -136,6 +136,7 @@ function follow(name) {
   on("data", (message) => message.instrument === app.view?.name && app.view.data?.(message));
   on("sparks", (message) => app.view?.sparks?.(message));
   on("detection", detection);
+  on("archived", (id) => app.view?.archived?.(id));
   on("health", health);
   on("quality", (reports) => {
     app.reports = reports;
@@ -246,5 +247,12 @@ $("theme").addEventListener("click", () => {
 });
 window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => theme(chosen));
 window.addEventListener("hashchange", () => show());
+// Browsers keep a page that was left, to go back to, and its stream with it: one of the six that they open to a server.
+window.addEventListener("pagehide", () => app.source?.close());
+window.addEventListener("pageshow", (event) => {
+  if (!event.persisted) return;
+  follow(watched);
+  app.view?.again?.();
+});
 theme(chosen);
 show();

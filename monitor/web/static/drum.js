@@ -12,7 +12,7 @@ export class Drum {
     this.rows = new Rows(Math.round((HOURS * 3600) / meta.drum_bin_s), 2, Float32Array, NaN);
     this.gain = 1;
     this.marks = [];
-    this.canvas = h("canvas", { class: "drum", role: "img" });
+    this.canvas = h("canvas", { class: "drum", role: "img", "aria-label": `Drum plot of ${meta.shown}` });
     this.note = h("p", { class: "note" });
     this.louder = h("button", { type: "button", class: "quiet", "aria-label": "Larger", click: () => this.#turn(2) }, "+");
     this.softer = h("button", { type: "button", class: "quiet", "aria-label": "Smaller", click: () => this.#turn(0.5) }, "−");

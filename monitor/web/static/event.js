@@ -85,9 +85,12 @@ export class EventView {
   }
 
   async fetch() {
+    const turn = (this.turn = (this.turn ?? 0) + 1);
     const event = await this.app.get(`api/event?id=${encodeURIComponent(this.id)}`);
-    if (this.closed) return;
+    // A later answer may have come before an earlier one.
+    if (this.closed || turn !== this.turn) return;
     if (event === null) {
+      if (this.revision !== undefined) return; // it is away: what is shown is still true
       put(this.element, h("h1", {}, "Not here"), h("p", { class: "note" }, "This detection is no longer remembered, and not archived."), h("p", {}, h("a", { href: "#/" }, "Back")));
       return;
     }
@@ -98,6 +101,7 @@ export class EventView {
 
   #build(event) {
     const { detection, files } = event;
+    const unfolded = this.element.querySelector("details")?.open ?? false;
     const onset = seconds(detection.onset);
     const delay = sMinusP(detection);
     this.stack = null;
@@ -177,12 +181,12 @@ export class EventView {
           !has("detection.json") && h("li", {}, h("a", { class: "button", href: `api/detection?id=${encodeURIComponent(this.id)}`, download: true }, "Detection (JSON)")),
         ),
         !has("waveforms.mseed") && h("p", { class: "note" }, "The recorded waveforms are written to the archive about two minutes after the event, where [archive] events is on."),
-        h("details", {}, h("summary", {}, "The record as it was sent"), h("pre", { tabindex: "0" }, JSON.stringify(detection, null, 2))),
+        h("details", { open: unfolded }, h("summary", {}, "The record as it was sent"), h("pre", { tabindex: "0" }, JSON.stringify(detection, null, 2))),
       ),
     );
     this.draw();
     this.map = null;
-    if (has("explanation.json")) explain(looked, this.app, own("explanation.json"), event.picture).then((map) => (this.map = map));
+    if (has("explanation.json")) explain(looked, this.app, own("explanation.json"), event.picture).then((map) => looked.isConnected && (this.map = map));
   }
 
   draw() {
@@ -194,6 +198,16 @@ export class EventView {
   events(events) {
     const own = events.find((event) => event.detection.id === this.id);
     if (own && this.revision !== undefined && (own.detection.revision !== this.revision || own.fresh)) this.fetch();
+  }
+
+  /** There is more of one in the archive: its waveforms, or the pictures, which are drawn when there is nothing better to do. */
+  archived(id) {
+    if (id === this.id) this.fetch();
+  }
+
+  /** Something was missed. */
+  again() {
+    this.fetch();
   }
 
   service() {}
