@@ -19,7 +19,8 @@ DEFAULT_MIRROR = "http://deb.debian.org/debian"
 
 # What a station has: systemd, Python as Debian brings it, a broker, and what the pages in docs/ use.
 INCLUDED = (
-    "ca-certificates curl dbus mosquitto mosquitto-clients openssl python3 python3-venv sudo systemd systemd-sysv"
+    "ca-certificates curl dbus iproute2 mosquitto mosquitto-clients openssl python3 python3-venv sudo systemd "
+    "systemd-sysv"
 ).split()
 
 # Program -> Debian package, for what the field tests start on this computer.
@@ -68,8 +69,8 @@ def archive(suite: str) -> Path:
     Raises:
         FieldError: debootstrap failed; its last words are in the message.
     """
-    kept = cache() / f"{suite}.tar"
-    if kept.exists():
+    kept, packages = cache() / f"{suite}.tar", cache() / f"{suite}.packages"
+    if kept.exists() and packages.exists() and packages.read_text().split() == INCLUDED:
         return kept
     folder = cache() / f"{suite}.new"
     shutil.rmtree(folder, ignore_errors=True)
@@ -89,6 +90,7 @@ def archive(suite: str) -> Path:
     subprocess.run(command, check=True)
     shutil.rmtree(folder)
     part.rename(kept)
+    packages.write_text(" ".join(INCLUDED))
     return kept
 
 
