@@ -61,8 +61,8 @@ deb: $(DEMO_READY) ## Build dist/seismic-monitor_VERSION_ARCH.deb (ARCH=arm64: f
 test-systemd: $(ALL_READY) ## Install, run, harm, upgrade and remove it on a fresh Debian with systemd (as root; FIELD_SUITE=trixie)
 	$(BIN)/python -m pytest -p tests.field.table --tb=short tests/field/systemd.py tests/field/pages.py $(PYTEST_ARGS)
 
-test-image: $(ALL_READY) ## Build the container image for amd64 and arm64, and run it (as root; FIELD_ARCHITECTURES=amd64)
-	$(BIN)/python -m pytest -p tests.field.table --tb=short tests/field/image.py $(PYTEST_ARGS)
+test-image: $(ALL_READY) ## Build the container image for amd64 and arm64, run it and compose.yaml (as root; FIELD_ARCHITECTURES=amd64)
+	$(BIN)/python -m pytest -p tests.field.table --tb=short tests/field/image.py tests/field/compose.py $(PYTEST_ARGS)
 
 test-arm64: $(ALL_READY) ## Install on a fresh Debian for arm64 under QEMU, compare (as root; FIELD_RELEASES="bookworm trixie")
 	$(BIN)/python -m pytest -p tests.field.table --tb=short tests/field/arm64.py $(PYTEST_ARGS)
