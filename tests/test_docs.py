@@ -2,7 +2,8 @@
 
 A block that is indented or fenced is a list of commands, a piece of a settings file, or neither. Commands of `monitor`
 are run in a scratch folder, against a SeedLink server that plays a made-up earthquake, wherever what they need can be
-had there; the rest is checked word by word: subcommands, options, make targets, files, units.
+had there; the rest is checked word by word: subcommands, options, make targets, files, units, and is run by the tests
+that `ELSEWHERE` names.
 """
 
 import functools
@@ -359,6 +360,44 @@ def test_commands_in_the_text_are_known(page: Path) -> None:
 
 def spans(page: Path) -> list[str]:
     return [span for where, span in SPANS if where == page]
+
+
+# -- who runs it -------------------------------------------------------------------------------------------------------
+
+# Pages that a newcomer follows on a fresh Debian: everything but what needs a checkout with its environment.
+FOLLOWED = frozenset("configure coral install operate security uninstall upgrade".split())
+# Page and command -> the test that runs it; or why none does.
+ELSEWHERE = {
+    r"docker: (deploy/compose/setup\.sh|docker compose|docker run|mosquitto_sub) ": "tests/field/compose.py",
+    r"docker: (docker build|docker buildx build|docker load|buildah bud) ": "tests/field/image.py",
+    r"docker: git pull$": "tests/field/pages.py",
+    r"\w+: make audit$": "tests/test_sbom.py",
+    r"\w+: make sbom$": "tests/test_sbom.py",
+    r"\w+: make chaos( |$)": "tests/chaos/__main__.py",
+    r"\w+: make deb$": "tests/field/pages.py",
+    r"\w+: make edgetpu ": "tests/test_device.py",
+    # It asks an index for the newest versions: what it gives is another thing every day.
+    r"security: make lock ": None,
+}
+
+
+def test_each_command_is_run_by_somebody() -> None:
+    unused = set(ELSEWHERE)
+    for block in SHELL:
+        page = Path(block.page)
+        for words in commands(block.text) if page.parent.name == "docs" else []:
+            command = f"{page.stem}: {shlex.join(words)}"
+            found = {pattern for pattern in ELSEWHERE if re.match(pattern, command)}
+            unused -= found
+            runs_here = words[0] == "monitor" and here(words, Place(Path(), 1)) is not None
+            followed = page.stem in FOLLOWED and words[0] != "make"
+            assert found or runs_here or followed, f"{block}: nobody runs {shlex.join(words)}"
+    # A page that is made by its target need not be there.
+    assert unused <= {pattern for pattern in ELSEWHERE if "chaos" in pattern}
+    for path in filter(None, ELSEWHERE.values()):
+        assert (ROOT / path).is_file(), path
+    text = (ROOT / "tests" / "field" / "pages.py").read_text()
+    assert all(f'"{name}.md"' in text for name in FOLLOWED)
 
 
 # -- run ---------------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ wheel=("$share"/wheels/seismic_monitor-*.whl)
 version=$(basename "${wheel[0]}" | cut -d- -f2)
 
 install -m 0755 "$here/../install.sh" "$share/install.sh"
-install -m 0644 "$top"/systemd/monitor.service "$top"/systemd/monitor@.service "$top"/systemd/coral.conf "$share/systemd"
+install -m 0644 "$top"/systemd/monitor.service "$top"/systemd/monitor@.service "$top"/systemd/*.conf "$share/systemd"
 install -m 0644 "$top"/systemd/monitor.service "$top"/systemd/monitor@.service "$root/lib/systemd/system"
 install -m 0755 "$here/monitor-setup" "$root/usr/sbin/monitor-setup"
 gzip -9n <"$here/monitor-setup.8" >"$root/usr/share/man/man8/monitor-setup.8.gz"
