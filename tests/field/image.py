@@ -20,8 +20,8 @@ import pytest
 from benchmarks.parity_arm64 import demo_files, differences
 from tests.field import emulation
 from tests.field.emulation import KEPT, ROOT, run
+from tests.field.machine import wait_for
 from tests.mosquitto import free_port
-from tests.service import wait_for
 
 ARCHITECTURES = os.environ.get("FIELD_ARCHITECTURES", "amd64 arm64").split()
 RELEASE = "bookworm"
@@ -29,6 +29,8 @@ IMAGE = "localhost/seismic-monitor"
 STORE = ("--root", KEPT / "containers", "--runroot", KEPT / "containers-run")
 # As small as what is in it allows: Debian's base and Python 110 MB, NumPy and LiteRT as much again.
 MOST_BYTES = 320_000_000
+# A container under QEMU on a busy computer takes a minute to start.
+PATIENCE_S = 300.0
 # All that compose.yaml takes away.
 CONFINED = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", "--network=host")
 # What a container in a container, or an older kernel, may lack: cgroups of its own, and the right to raise limits.
@@ -184,6 +186,9 @@ def server(recordings: list[Path]) -> Iterator[int]:
         str(port),
         "--speed",
         "20",
+        # However long a container takes to start: the earthquakes come after it.
+        "--wait",
+        "1",
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -211,14 +216,18 @@ def test_daemon(image: Image, server: int, note: Callable[[str], None], tmp_path
     command = image.container(f"--name={name}", f"--volume={state}:/var/lib/monitor", *options, image.name)
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
-    ended = lambda: process.poll() is not None  # noqa: E731
+
+    def detects() -> bool:
+        assert process.poll() is None, "it ended by itself"
+        return metric(http, "monitor_detections_total") > 0
+
     try:
-        wait_for(lambda: metric(http, "monitor_detections_total") > 0, why="nothing is found", or_if=ended)
+        wait_for(detects, why="nothing is found", seconds=PATIENCE_S)
         healthy = subprocess.run(image.podman("healthcheck", "run", name), capture_output=True, text=True, check=False)
         assert healthy.returncode == 0, healthy.stdout + healthy.stderr
-        wait_for(lambda: list(state.iterdir()), why="nothing is saved", or_if=ended)
-    except AssertionError:
-        pytest.fail((tmp_path / "log").read_text()[-4000:])
+        wait_for(lambda: list(state.iterdir()), why="nothing is saved", seconds=PATIENCE_S)
+    except AssertionError as error:
+        pytest.fail(f"{error}\n{(tmp_path / 'log').read_text()[-4000:]}")
     finally:
         subprocess.run(image.podman("stop", "--time=60", name), capture_output=True, check=False)
         code = process.wait()
