@@ -97,6 +97,10 @@ class _Gathering:
     def span_ns(self) -> int:
         return max(s.next_ns for s, _ in self.waiting) - min(s.starttime_ns for s, _ in self.waiting)
 
+    def longest_ns(self) -> int:
+        """Of a segment: so long a component may need to fill its first one."""
+        return max(s.next_ns - s.starttime_ns for s, _ in self.waiting)
+
 
 _Key = tuple[str, str, str, str]
 
@@ -165,7 +169,7 @@ class Engine:
         self._latest.now_ns()
         detections: list[Detection] = []
         for key, gathering in list(self._gathering.items()):
-            if now - gathering.since_ns > live.component_wait_s * NS_PER_SECOND:
+            if now - gathering.since_ns > live.component_wait_s * NS_PER_SECOND + gathering.longest_ns():
                 detections += self._begin(key)
         for instrument in self._of_channel.values():
             # Where nothing goes on, data that come after a long outage go on from where they stopped, as in a replay.
@@ -338,7 +342,7 @@ class Engine:
         now = self._clock.monotonic_ns()
         gathering = self._gathering.setdefault(key, _Gathering(now))
         gathering.waiting.append((segment, now))
-        wait_ns = round(self._settings.live.component_wait_s * NS_PER_SECOND)
+        wait_ns = round(self._settings.live.component_wait_s * NS_PER_SECOND) + gathering.longest_ns()
         if len(gathering.channels()) < 3 and gathering.span_ns() < wait_ns and key not in self._instruments:
             return []
         return self._begin(key)

@@ -4,8 +4,9 @@ What `monitor.pipeline` leaves to its source is decided here: which channels bel
 segments come, and how long a component is waited for.
 """
 
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from monitor.detector import DetectorSettings, Settled
 from monitor.model import Model
@@ -36,10 +37,16 @@ class Following:
     observer: Observer | None = None
 
 
+# Segments of a component whose lengths are remembered: recorders that fill records send short ones while the ground
+# shakes and long ones again afterwards.
+_LENGTHS = 64
+
+
 @dataclass(slots=True)
 class _Component:
     reorder: Reorder
     pushed_until_ns: int | None = None
+    lengths_ns: deque[int] = field(default_factory=lambda: deque(maxlen=_LENGTHS))
 
 
 class Instrument:
@@ -111,6 +118,7 @@ class Instrument:
             KeyError: The channel is not one of its own.
         """
         component = self._components[segment.channel_id]
+        component.lengths_ns.append(segment.next_ns - segment.starttime_ns)
         before = component.reorder.counts.clock_set_back
         ready = component.reorder.push(segment, received_ns=received_ns)
         detections: list[Detection] = []
@@ -129,7 +137,9 @@ class Instrument:
             component.pushed_until_ns = piece.next_ns
         newest = self.newest_ns
         if ready and newest is not None:
-            wait_ns = round(self._following.live.component_wait_s * NS_PER_SECOND)
+            # A record that is still being filled is not late.
+            longest_ns = max(max(c.lengths_ns, default=0) for c in self._components.values())
+            wait_ns = round(self._following.live.component_wait_s * NS_PER_SECOND) + longest_ns
             detections += self._pipeline.advance(newest - wait_ns)
         return detections
 

@@ -111,8 +111,8 @@ class LiveSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """How live data are taken.
 
     Attributes:
-        component_wait_s: A component that lags so far behind the others of its instrument, in stream time, is no longer
-            waited for.
+        component_wait_s: A component that lags so far behind the others of its instrument, in stream time, and by the
+            length of a packet, is no longer waited for.
         reorder_wait_s: After a hole, how long to wait for another server or a late packet to fill it, in stream time.
         lateness_s: A detection decided on data older than this is marked "backfill".
         future_tolerance_s: A packet further ahead of this computer's clock is dropped and counted.

@@ -88,6 +88,21 @@ def test_live_equals_replay(model: Model, source: list[Segment], replayed: dict[
     assert all(d.reason.checks["timing_good"] for d in told)
 
 
+def test_records_of_half_a_minute_that_are_full_at_different_times(model: Model) -> None:
+    whole = [
+        earthquake(rate=100.0, p_s=p, s_minus_p=3, seconds=100, snr=12, seed=seed)
+        for seed, p in enumerate((20, 47, 70, 11, 60))
+    ]
+    parts = segments(np.concatenate(whole, axis=1), rate=100.0)
+    pieces = [piece for part, size in zip(parts, (4700, 3100, 3800), strict=True) for piece in split(part, [size])]
+    run = feed(model)
+    for piece in sorted(pieces, key=lambda piece: piece.next_ns):
+        run.give(piece)
+    replayed = alike(detect(model, pieces, settings=SETTINGS))
+    assert len({one for one, _ in replayed}) == 5
+    assert alike(finish(run)) == replayed
+
+
 def test_two_servers_out_of_step_and_one_that_dies_are_one_stream(
     model: Model, source: list[Segment], replayed: dict[tuple[str, int], Detection]
 ) -> None:
