@@ -57,6 +57,24 @@ def run(test: Coroutine[None, None, None]) -> None:
     asyncio.run(asyncio.wait_for(test, PATIENCE_S))
 
 
+@pytest.mark.parametrize("miniseed", [2, 3])
+def test_larger_records_hold_more_and_the_same_samples(miniseed: int) -> None:
+    async def test() -> None:
+        settings = PlaybackSettings(preload_s=ALL, packet_s=20.0, record_bytes=4096, versions=(4,), miniseed=miniseed)
+        sent = list(Recording.from_segments(THREE).packets(20.0, record_bytes=4096))
+        assert len(sent) <= 2 * len(THREE)
+        async with PlaybackServer.play(THREE, settings=settings) as server:
+            found = joined(
+                await receive(
+                    server.port, count=len(sent), choose=lambda client: client.set_all_stations(all_data=True)
+                )
+            )
+        for one in THREE:
+            assert np.array_equal(found[one.channel_id.seed_id], one.samples)
+
+    run(test())
+
+
 def packet(number: int, seed_id: str = "XX.ABC..HHZ") -> WirePacket:
     (made,) = encode(noise(seed_id, seconds=1, start_ns=T0 + number * NS_PER_SECOND))
     return made
@@ -513,6 +531,8 @@ def test_what_cannot_be_sent_ends_the_server() -> None:
         {"speed": float("inf")},
         {"packet_s": 0.0},
         {"packet_s": float("nan")},
+        {"record_bytes": 4096},
+        {"record_bytes": 1000, "versions": (4,)},
         {"preload_s": -1.0},
         {"wait_for_clients": -1},
         {"ring_bytes": 0},

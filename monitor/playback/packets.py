@@ -1,4 +1,4 @@
-"""One packet as it goes over the wire: a 512-byte miniSEED 2 record, or the same samples as miniSEED 3."""
+"""One packet as it goes over the wire: a miniSEED 2 record, or the same samples as miniSEED 3."""
 
 import random
 from dataclasses import dataclass, field
@@ -10,8 +10,10 @@ from monitor.records import ChannelId, Segment
 
 # SeedLink 3 has no length on the wire: clients older than libslink 3 read records of this size.
 RECORD_BYTES = 512
+# Recorders that fill larger ones send these (SEED manual: a power of two from 256 on; 4096 is what archives have).
+RECORD_SIZES = (512, 1024, 2048, 4096)
 # miniSEED 3 takes what it needs; extra headers may make it a little more than miniSEED 2.
-_MAX_V3_RECORD_BYTES = 4096
+_MAX_V3_RECORD_BYTES = 8192
 # Where the samples of a record without more than two blockettes begin.
 _DATA_OFFSET = 64
 
@@ -65,7 +67,7 @@ class WirePacket:
         """Return the same samples at another time."""
         copy = MS3Record.parse(self.record, unpack_data=True)
         copy.starttime = self.starttime_ns + by_ns
-        copy.reclen = RECORD_BYTES
+        copy.reclen = len(self.record)
         (record,) = copy.generate()
         return WirePacket(self.channel_id, self.starttime_ns + by_ns, self.next_ns + by_ns, record)
 
@@ -73,7 +75,7 @@ class WirePacket:
         """Return a packet with the same headers whose samples cannot be right."""
         record3 = bytearray(self.payload(3))
         record3[-rng.randint(1, 8)] ^= rng.randint(1, 255)  # the checksum of miniSEED 3 covers it
-        noise = bytes(rng.randint(1, 255) for _ in range(RECORD_BYTES - _DATA_OFFSET))
+        noise = bytes(rng.randint(1, 255) for _ in range(len(self.record) - _DATA_OFFSET))
         record = self.record[:_DATA_OFFSET] + bytes(
             old ^ new for old, new in zip(self.record[_DATA_OFFSET:], noise, strict=True)
         )
@@ -85,11 +87,12 @@ def stream_id(channel_id: ChannelId) -> str:
     return "_".join((channel_id.location, *channel_id.channel))
 
 
-def encode(piece: Segment) -> list[WirePacket]:
-    """Encode samples as 512-byte miniSEED 2 records: Steim 2 for integers, where differences fit it.
+def encode(piece: Segment, *, record_bytes: int = RECORD_BYTES) -> list[WirePacket]:
+    """Encode samples as miniSEED 2 records: Steim 2 for integers, where differences fit it.
 
     Args:
         piece: A second or so of samples; of more than fit one record, several are made.
+        record_bytes: Size of a record.
 
     Returns:
         In order of time; empty when there are no samples.
@@ -100,7 +103,7 @@ def encode(piece: Segment) -> list[WirePacket]:
     if not piece.npts:
         return []
     encoding, sample_type = _ENCODINGS[piece.samples.dtype]
-    record = MS3Record(reclen=RECORD_BYTES, encoding=encoding)
+    record = MS3Record(reclen=record_bytes, encoding=encoding)
     record.formatversion, record.pubversion = 2, 1
     try:
         record.sourceid = nslc2sourceid(*piece.channel_id)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from monitor.playback.packets import WirePacket, encode
+from monitor.playback.packets import RECORD_BYTES, WirePacket, encode
 from monitor.records import ChannelId, Segment
 from monitor.sources.files import FileSource, every_channel
 from monitor.sources.problems import Problem
@@ -93,12 +93,13 @@ class Recording:
         while waiting:
             yield heapq.heappop(waiting)[2]
 
-    def packets(self, packet_s: float, *, shift_ns: int = 0) -> Iterator[WirePacket]:
+    def packets(self, packet_s: float, *, shift_ns: int = 0, record_bytes: int = RECORD_BYTES) -> Iterator[WirePacket]:
         """Encode all of it, in the order of the last sample: that in which recorders can send it.
 
         Args:
             packet_s: At most so many seconds in a packet.
             shift_ns: Added to all times.
+            record_bytes: Size of a record.
 
         Raises:
             ValueError: A channel does not fit miniSEED 2.
@@ -109,7 +110,7 @@ class Recording:
             moved = replace(piece, starttime_ns=piece.starttime_ns + shift_ns)
             while waiting and waiting[0][0] <= moved.starttime_ns:
                 yield heapq.heappop(waiting)[2]
-            for packet in encode(moved):
+            for packet in encode(moved, record_bytes=record_bytes):
                 number += 1
                 heapq.heappush(waiting, (packet.next_ns, number, packet))
         while waiting:

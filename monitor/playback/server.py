@@ -15,6 +15,7 @@ from monitor.playback.clock import Clock
 from monitor.playback.connection import Connection
 from monitor.playback.faults import FaultInjector, Faults, Item
 from monitor.playback.info import Inventory
+from monitor.playback.packets import RECORD_BYTES, RECORD_SIZES
 from monitor.playback.protocol import Access
 from monitor.playback.recording import Recording
 from monitor.playback.ring import Ring
@@ -44,7 +45,8 @@ class PlaybackSettings:
         speed: Multiple of real time; None: as fast as the clients take it, and only while there is one.
         shift_to_now: Move the recording in time, by whole seconds, so that what is due when playing starts is now.
         loop: Start again at the end, later in time by the length of the recording.
-        packet_s: Length of a packet, seconds; more samples than fit a record of 512 bytes make several packets.
+        packet_s: Length of a packet, seconds; more samples than fit a record make several packets.
+        record_bytes: Size of a miniSEED 2 record; SeedLink 3 has 512 only.
         preload_s: So much of the recording is in the ring from the start; infinite: all of it.
         wait_for_clients: So many clients must have asked for data before playing starts.
         ring_bytes: When more is held, the oldest packets go.
@@ -62,6 +64,7 @@ class PlaybackSettings:
     shift_to_now: bool = False
     loop: bool = False
     packet_s: float = 1.0
+    record_bytes: int = RECORD_BYTES
     preload_s: float = 0.0
     wait_for_clients: int = 0
     ring_bytes: int = DEFAULT_RING_BYTES
@@ -83,6 +86,10 @@ class PlaybackSettings:
             "ring_bytes": (self.ring_bytes > 0, "more than 0"),
             "first_sequence": (0 <= self.first_sequence < 1 << 63, "0 to 2**63"),
             "miniseed": (self.miniseed in {2, 3}, "2 and 3"),
+            "record_bytes": (
+                self.record_bytes in (RECORD_SIZES if self.versions == (4,) else (RECORD_BYTES,)),
+                f"{RECORD_BYTES}, and where only SeedLink 4 is spoken one of {RECORD_SIZES[1:]}",
+            ),
             "versions": (bool(self.versions) and set(self.versions) <= {3, 4}, "3, 4 or both"),
         }
         for name, (good, accepted) in checks.items():
@@ -238,7 +245,8 @@ class PlaybackServer:
 
     def feed(self, segments: Iterable[Segment]) -> None:
         """Send segments now, after what has been played, cut to packets; faults count them too."""
-        packets = Recording.from_segments(segments).packets(self.settings.packet_s)
+        settings = self.settings
+        packets = Recording.from_segments(segments).packets(settings.packet_s, record_bytes=settings.record_bytes)
         for item in self._injector.apply(Item(packet, 0) for packet in packets):
             self._append(item)
 
@@ -357,7 +365,10 @@ class PlaybackServer:
         span_ns = -(-(recording.end_ns - recording.first_ns) // NS_PER_SECOND) * NS_PER_SECOND
         for number in itertools.count():
             shift_ns = self._shift_ns + number * span_ns
-            for packet in recording.packets(self.settings.packet_s, shift_ns=shift_ns):
+            packets = recording.packets(
+                self.settings.packet_s, shift_ns=shift_ns, record_bytes=self.settings.record_bytes
+            )
+            for packet in packets:
                 yield Item(packet, packet.next_ns - self._shift_ns - recording.first_ns)
             if not self.settings.loop:
                 return

@@ -1,7 +1,10 @@
 """Run the fault suite, or parts of it: `python -m tests.chaos --help`."""
 
 import argparse
+import os
 import platform
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -10,6 +13,7 @@ from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
+from monitor.model import Model
 from tests.chaos.outcome import Ledger, Options, Outcome
 from tests.chaos.report import write_report
 
@@ -35,7 +39,10 @@ def main() -> int:
     if unknown:
         parser.error(f"unknown part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     chosen = {f.name: getattr(wanted, f.name) for f in fields(Options) if hasattr(wanted, f.name)}
+    os.environ["PYTHONFAULTHANDLER"] = "1"
     ledger, good = Ledger(wanted.ledger), True
+    # Before anything is run: what is committed meanwhile was not tested.
+    source = {"machine": _machine(), "commit": _commit(), "model": Model().ref.sha256[:8]}
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         folder = wanted.keep or Path(temporary)
         for part in wanted.parts or PARTS:
@@ -43,7 +50,7 @@ def main() -> int:
             began = time.monotonic()
             print(f"== {part}", flush=True)
             outcomes = run(Options(folder=folder / part, **chosen))
-            about = {name: str(value) for name, value in chosen.items()} | {"machine": _machine()}
+            about = {name: str(value) for name, value in chosen.items()} | source
             ledger.put(part, outcomes, seconds=time.monotonic() - began, about=about)
             for outcome in outcomes:
                 good &= outcome.held
@@ -57,6 +64,18 @@ def main() -> int:
     if wanted.report is not None:
         write_report(wanted.report, ledger)
     return 0 if good else 1
+
+
+def _commit() -> str:
+    """Which source this is; "+" where it differs from the commit."""
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        return "unknown"
+    head, changed = (
+        subprocess.run([git, *command], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+        for command in (("rev-parse", "--short=8", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+    )
+    return head + "+" * bool(changed)
 
 
 def _machine() -> str:

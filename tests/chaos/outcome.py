@@ -63,8 +63,8 @@ class Options:
         crash_points: Power cuts of the outbox and the state file.
         copies: State directories copied from the running service.
         soak_hours: Of data of one station.
-        soak_stations: Stations followed at once.
-        soak_minutes: Of data of all these.
+        soak_stations: Stations followed at once, of three channels each.
+        soak_day_hours: Of data of all these.
         short: As in `make test`: the least of each.
     """
 
@@ -74,9 +74,9 @@ class Options:
     minutes: float = 5.0
     crash_points: int = 2000
     copies: int = 30
-    soak_hours: float = 24.0
+    soak_hours: float = 720.0
     soak_stations: int = 100
-    soak_minutes: float = 10.0
+    soak_day_hours: float = 24.0
     short: bool = False
 
     def room(self, name: str) -> Path:

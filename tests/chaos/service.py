@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 import ssl
 import threading
 import time
@@ -157,7 +158,15 @@ def start(monitor: Monitor) -> None:
     """Start the service and wait until it listens."""
     before = monitor.log.count("listening")
     monitor.start()
-    wait_for(lambda: monitor.log.count("listening") > before, why=monitor.log[-2000:], or_if=monitor.has_ended)
+    try:
+        wait_for(lambda: monitor.log.count("listening") > before, why="it does not start", or_if=monitor.has_ended)
+    except AssertionError as error:
+        if not monitor.has_ended():
+            # Under PYTHONFAULTHANDLER it says where it hangs.
+            monitor.signal(signal.SIGABRT)
+            assert monitor.process is not None
+            monitor.process.wait()
+        raise AssertionError(monitor.log[-4000:]) from error
 
 
 def finish(monitor: Monitor, listener: Listener, enough: int) -> str:

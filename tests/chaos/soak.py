@@ -1,150 +1,227 @@
-"""Long runs of the engine, their clock running with the data: memory, descriptors and detections."""
+"""Long runs of the service, as fast as it takes what a server has: memory, descriptors, queues and detections."""
 
-import gc
+import os
+import re
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from monitor.clock import FixedClock
 from monitor.detector import DetectorSettings
-from monitor.engine import Engine
 from monitor.model import Model
-from monitor.outbox import Outbox
-from monitor.outbox_message import Key, OutboxMessage
 from monitor.pipeline import REPLAY_BATCH_S, StationPipeline
-from monitor.records import ChannelId, Detection, Packet, Segment
-from monitor.settings import Settings
-from monitor.state import write_state
+from monitor.playback.server import PlaybackServer, PlaybackSettings
+from monitor.records import Detection
+from monitor.state import SavedPosition, SavedState, write_state
 from monitor.stations import group_channels
-from monitor.timebase import NS_PER_SECOND, parse_time
+from monitor.timebase import NS_PER_SECOND
 from tests.chaos import recording
 from tests.chaos.outcome import Options, Outcome
+from tests.chaos.proxy import in_thread
+from tests.chaos.service import PATIENCE_S, Listener, start, unexpected
+from tests.chaos.waves import PIECE_S, Waves
+from tests.mosquitto import Mosquitto
+from tests.service import Monitor
 
-# Copies of the recordings that are played again and again.
-_COPIES = 10
-_PACKET_S = 10.0
-_PAGE_BYTES = 4096
-# What a Python process of this size may still grow by in a month, as a straight line through what was measured.
-MOST_MIB_A_DAY = 1.0
-# Replay judges in long batches, and what is under way at the end the one or the other may have told already.
-_UNSETTLED_NS = 600 * NS_PER_SECOND
-# When it could be decided, the moment in its id, its revision.
-Said = tuple[int, str, int]
-# Until everything that is kept has been filled once.
+# What the service may still grow by, as a straight line through what was measured once it is warm.
+MOST_MIB_A_DAY = 0.5
+# Until everything that is kept has been filled once: the archive's files, the page's history, the libraries' caches.
 _WARM_SHARE = 0.3
+# Fewer hours make no line.
+_LEAST_HOURS = 12
+_LOOK_S = 1.0
+# As recorders send them that fill a record before they send it: some ten seconds each. Packets of a second cost several
+# times as much, most of it for being a packet.
+RECORD_BYTES = 4096
+# Connections of whoever asks for metrics, a file that is being written.
+_MORE_DESCRIPTORS = 8
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_QUEUES = re.compile(r'^(monitor_queue_items\{queue="packets"\}|monitor_outbox_messages) (\S+)$', re.MULTILINE)
+_DROPPED = re.compile(r"^monitor_(?:queue|outbox|archive)_dropped_total(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
+
+# Station, the moment in its id, revision -> the rest, as far as stations with the same data say the same.
+Said = dict[tuple[str, str, int], dict[str, Any]]
+
+
+@dataclass
+class _Seen:
+    """What was measured, look by look.
+
+    Attributes:
+        days: Of data that the server had sent.
+        mib: Resident memory of the service.
+        descriptors: That it had open.
+        packets: That waited in its queue.
+        messages: That waited in its outbox.
+    """
+
+    days: list[float] = field(default_factory=list)
+    mib: list[float] = field(default_factory=list)
+    descriptors: list[int] = field(default_factory=list)
+    packets: list[float] = field(default_factory=list)
+    messages: list[float] = field(default_factory=list)
+    dropped: float = 0.0
+
+    def warm(self) -> slice:
+        """The looks that count."""
+        return slice(sum(day < _WARM_SHARE * self.days[-1] for day in self.days), None)
+
+    @property
+    def slope(self) -> float:
+        """Growth of memory, MiB a day of data."""
+        days, mib = np.array(self.days[self.warm()]), np.array(self.mib[self.warm()])
+        return float(np.polyfit(days, mib, 1)[0]) if len(days) > 2 else 0.0
 
 
 def run(options: Options) -> list[Outcome]:
-    """One station for long, many for a while."""
-    one = Outcome(
-        "soak", f"one station, {options.soak_hours:g} h of data",
-        f"memory grows by less than {MOST_MIB_A_DAY:g} MiB a day, descriptors and queues stay, detections as in a"
-        " replay", unit="h of data",
-    )  # fmt: skip
+    """One station for long, many for a day."""
+    promise = (
+        f"memory grows by less than {MOST_MIB_A_DAY:g} MiB a day, descriptors and queues stay, the detections heard"
+        " are those of a replay"
+    )
+    one = Outcome("soak", f"one station, {_span(options.soak_hours)} of data", promise, "hours")
+    _soak(options.room("one"), one, stations=1, hours=options.soak_hours)
+    if options.short:
+        return [one]
     many = Outcome(
         "soak", f"{options.soak_stations} stations, {3 * options.soak_stations} channels,"
-        f" {options.soak_minutes:g} min of data", "likewise", unit="h of data",
+        f" {_span(options.soak_day_hours)} of data", promise, "station-hours",
     )  # fmt: skip
-    _soak(options.room("soak one"), one, stations=1, seconds=options.soak_hours * 3600)
-    if not options.short:
-        _soak(options.room("soak many"), many, stations=options.soak_stations, seconds=options.soak_minutes * 60)
-    return [one] if options.short else [one, many]
+    _soak(options.room("many"), many, stations=options.soak_stations, hours=options.soak_day_hours)
+    return [one, many]
 
 
-def _endless(begin_ns: int) -> Iterator[Segment]:
-    """The three components of one station, in order of time, without an end."""
-    whole = recording.make(_COPIES, end_ns=begin_ns, stations="UH3")
-    first_ns = min(segment.starttime_ns for segment in whole)
-    length_ns = max(segment.next_ns for segment in whole) - first_ns
-    pieces = recording.cut(whole, _PACKET_S)
-    for number in range(10**9):
-        for piece in pieces:
-            yield replace(piece, starttime_ns=piece.starttime_ns - first_ns + begin_ns + number * length_ns)
+def _span(hours: float) -> str:
+    return f"{hours:g} h" if hours < 48 else f"{hours / 24:g} days"
 
 
-def _soak(folder: Path, outcome: Outcome, *, stations: int, seconds: float) -> None:
-    begin_ns = time.time_ns() // NS_PER_SECOND * NS_PER_SECOND - round(seconds) * NS_PER_SECOND
-    clock, model = FixedClock(begin_ns), Model()
-    engine = Engine(model, Settings(), clock=clock)
-    outbox = Outbox(folder / "outbox.sqlite", Settings().outbox, clock=clock.now_ns)
-    names = [f"S{number:03d}" for number in range(stations)]
-    (group,) = group_channels(ChannelId("XX", names[0], "", f"SH{code}") for code in "ZNE")
-    replay = StationPipeline(group, model, DetectorSettings(), origin="replay", batch_s=REPLAY_BATCH_S)
-    live: dict[str, list[Said]] = {name: [] for name in names}
-    expected: list[Said] = []
-    measured: list[tuple[float, float]] = []
-    depth, began = 0, time.monotonic()
-    for number, piece in enumerate(_endless(begin_ns)):
-        if piece.starttime_ns >= begin_ns + round(seconds) * NS_PER_SECOND:
-            break
-        clock.advance(max(0, piece.next_ns - clock.now_ns()))
-        told: list[Detection] = []
-        for name in names:
-            own = replace(piece, channel_id=ChannelId("XX", name, "", piece.channel_id.channel))
-            told += engine.take(Packet("one", f"XX.{name}", number, (own,), 512, clock.now_ns()))
-        told += engine.tick()
-        for detection in told:
-            live[detection.station[3:]].append(_said(detection))
-        if told:
-            outbox.put_many(_message(detection, clock.now_ns()) for detection in told)
-            depth = max(depth, outbox.stats().depth)
-            outbox.remove([queued.number for queued in outbox.next(100)])
-        own = replace(piece, channel_id=ChannelId("XX", names[0], "", piece.channel_id.channel))
-        expected += [_said(d) for d in [*replay.advance(own.starttime_ns), *replay.push(own)]]
-        if number % 36 == 0:
-            engine.happened()
-            write_state(folder, engine.saved())
-        if number % 180 == 0:
-            gc.collect()
-            measured.append(((clock.now_ns() - begin_ns) / NS_PER_SECOND / 86400, _resident_mib()))
-    outcome.runs = round(seconds / 3600 * stations)
-    _judge(outcome, measured, live, expected, settled_ns=clock.now_ns() - _UNSETTLED_NS)
-    outcome.note += (
-        f"; {_descriptors()} descriptors; at most {depth} messages waited;"
-        f" {len(expected)} revisions a station; {seconds * stations / (time.monotonic() - began):.0f} times real time"
+def _soak(folder: Path, outcome: Outcome, *, stations: int, hours: float) -> None:
+    seconds = round(hours * 3600)
+    begin_ns = (time.time_ns() // NS_PER_SECOND - seconds) * NS_PER_SECOND
+    waves = Waves(stations, begin_ns, seconds)
+    expected = _replayed(waves)
+    playing = PlaybackSettings(
+        speed=None, packet_s=float(PIECE_S), record_bytes=RECORD_BYTES, versions=(4,), ring_bytes=64 << 20
     )
-    outbox.close()
+    with (
+        Mosquitto(folder / "broker") as broker,
+        Listener(broker.port) as listener,
+        in_thread(lambda: PlaybackServer(waves.recording(), playing)) as server,
+    ):
+        monitor = Monitor(folder, seedlink=server.port, mqtt=broker.port)
+        _begin_with_the_first(folder, monitor, waves, server)
+        start(monitor)
+        began = time.monotonic()
+        try:
+            finals = sum(body["state"] == "final" for body in expected.values())
+            seen = _watch(monitor, listener, server, waves, finals)
+            took_s, cost_s = time.monotonic() - began, _processor_s(monitor)
+            code = monitor.stop()
+        finally:
+            monitor.kill()
+        heard = list(listener.detections)
+    outcome.runs = round(hours * stations)
+    _judge(outcome, seen, heard, expected, code=code, log=monitor.log)
+    outcome.note += (
+        f"; {len(expected)} revisions; {seconds * stations / took_s:.0f} times real time,"
+        f" {cost_s / (hours * stations):.2f} processor seconds an hour of a station"
+    )
 
 
-def _message(detection: Detection, now_ns: int) -> OutboxMessage:
-    key = Key(detection.id, detection.revision)
-    return OutboxMessage(topic="a/b", payload=msgspec.json.encode(detection), created_ns=now_ns, key=key)
+def _begin_with_the_first(folder: Path, monitor: Monitor, waves: Waves, server: PlaybackServer) -> None:
+    """Let it ask for all: settings go back by a week at most, saved positions as far as they say."""
+    # The archive is filled, and has to delete.
+    text = monitor.config.read_text().replace('[page]\nport = "none"', "[page]\nport = 0")
+    monitor.config.write_text(text + "[archive]\npictures = false\nmax_bytes = 20_000_000\n")
+    step_s = Model().metadata.output_stride * Model().metadata.spectrogram.frame_interval_s
+    positions = [
+        SavedPosition(server=f"127.0.0.1:{server.port}", station=f"XX.{name}", sequence=1, time_ns=waves.begin_ns)
+        for name in waves.names
+    ]
+    (folder / "state").mkdir()
+    write_state(folder / "state", SavedState(step_s=step_s, saved_ns=waves.begin_ns, positions=positions))
 
 
-def _judge(
-    outcome: Outcome,
-    measured: list[tuple[float, float]],
-    live: dict[str, list[Said]],
-    expected: list[Said],
-    *,
-    settled_ns: int,
-) -> None:
-    warm = np.array(measured[round(_WARM_SHARE * len(measured)) :])
-    slope = float(np.polyfit(warm[:, 0], warm[:, 1], 1)[0]) if len(warm) > 2 else 0.0
-    outcome.note = f"{warm[0, 1]:.0f} to {warm[-1, 1]:.0f} MiB, {slope:+.2f} MiB a day of data"
-    # Over less than some hours the line is noise.
-    if warm[-1, 0] > 0.4 and slope > MOST_MIB_A_DAY:
-        outcome.fail(f"memory grows by {slope:.2f} MiB a day")
-    wanted = {said for said in expected if said[0] < settled_ns}
-    for station, told in live.items():
-        found = {said for said in told if said[0] < settled_ns}
-        outcome.losses += len(wanted - found)
-        outcome.duplicates += len(told) - len(set(told))
-        if found != wanted:
-            outcome.fail(f"{station}: lacks {sorted(wanted - found)[:3]}, has {sorted(found - wanted)[:3]} beside")
+def _replayed(waves: Waves) -> Said:
+    """What a replay says of each station; those with the same data are judged once."""
+    model, said = Model(), Said()
+    for variant in range(min(waves.variants, waves.stations)):
+        names = [name for name in waves.names if waves.variant(name) == variant]
+        (group,) = group_channels(waves.channels(names[0]))
+        pipeline = StationPipeline(group, model, DetectorSettings(), origin="replay", batch_s=REPLAY_BATCH_S)
+        found: list[Detection] = []
+        for piece in waves.of(names[:1], PIECE_S):
+            found += pipeline.push(piece)
+        for detection in [*found, *pipeline.finish()]:
+            (_, moment, revision), body = _said(msgspec.to_builtins(detection))
+            said |= {(f"XX.{name}", moment, revision): body for name in names}
+    return said
 
 
-def _said(detection: Detection) -> Said:
-    return parse_time(detection.decided_at), detection.id.split("-", 1)[1].rsplit("-", 1)[0], detection.revision
+def _said(body: dict[str, Any]) -> tuple[tuple[str, str, int], dict[str, Any]]:
+    rest = {key: value for key, value in recording.plain(body).items() if key not in {"id", "station", "seed_ids"}}
+    moment = body["id"].removeprefix(body["station"] + "-").rpartition("-")[0]
+    return (body["station"], moment, body["revision"]), rest
 
 
-def _resident_mib() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES / 2**20
+def _watch(monitor: Monitor, listener: Listener, server: PlaybackServer, waves: Waves, finals: int) -> _Seen:
+    """Look again and again until all is heard, or nothing moves any more."""
+    seen, moved = _Seen(), (0.0, time.monotonic())
+    assert monitor.process is not None
+    process = Path(f"/proc/{monitor.process.pid}")
+    while (seen.days[-1:] or [0.0])[0] * 86400 < waves.seconds - 2 * PIECE_S or listener.final_count < finals:
+        newest = server.ring.get(server.ring.end - 1)
+        at_ns = waves.begin_ns if newest is None else newest.next_ns
+        seen.days.append((at_ns - waves.begin_ns) / NS_PER_SECOND / 86400)
+        seen.mib.append(int((process / "statm").read_text().split()[1]) * _PAGE_BYTES / 2**20)
+        seen.descriptors.append(len(list((process / "fd").iterdir())))
+        metrics = monitor.get("/metrics")[1]
+        waiting = {name: float(value) for name, value in _QUEUES.findall(metrics)}
+        seen.packets.append(next(value for name, value in waiting.items() if "packets" in name))
+        seen.messages.append(waiting["monitor_outbox_messages"])
+        seen.dropped = sum(float(value) for value in _DROPPED.findall(metrics))
+        now, before = (seen.days[-1], float(listener.final_count)), moved[0]
+        if sum(now) > before:
+            moved = (sum(now), time.monotonic())
+        if time.monotonic() - moved[1] > PATIENCE_S or monitor.has_ended():
+            break
+        time.sleep(_LOOK_S)
+    return seen
 
 
-def _descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+def _judge(outcome: Outcome, seen: _Seen, heard: list[dict[str, Any]], expected: Said, *, code: int, log: str) -> None:
+    warm = seen.warm()
+    mib, descriptors = seen.mib[warm], seen.descriptors[warm]
+    outcome.note = (
+        f"{mib[0]:.0f} to {mib[-1]:.0f} MiB, {max(seen.mib):.0f} at most, {seen.slope:+.3f} MiB a day of data;"
+        f" {min(descriptors)} to {max(descriptors)} descriptors; at most {max(seen.packets):.0f} packets and"
+        f" {max(seen.messages):.0f} messages waited, {seen.dropped:.0f} dropped"
+    )
+    if code or unexpected(log):
+        outcome.fail(f"exit code {code}: {log[-2000:]}")
+    if seen.days[-1] * 24 >= _LEAST_HOURS and seen.slope > MOST_MIB_A_DAY:
+        outcome.fail(f"memory grows by {seen.slope:.2f} MiB a day")
+    if max(descriptors) > descriptors[0] + _MORE_DESCRIPTORS:
+        outcome.fail(f"{max(descriptors)} descriptors, {descriptors[0]} once warm")
+    if seen.dropped:
+        outcome.fail(f"{seen.dropped:.0f} dropped")
+    found: Said = {}
+    for body in heard:
+        key, rest = _said(body)
+        outcome.duplicates += key in found
+        found[key] = rest
+    outcome.losses = len(expected.keys() - found.keys())
+    strange = found.keys() - expected.keys()
+    other = [key for key in found.keys() & expected.keys() if found[key] != expected[key]]
+    if outcome.losses or strange or other:
+        lost = sorted(expected.keys() - found.keys())
+        outcome.fail(f"lacks {lost[:3]}, has {sorted(strange)[:3]} beside, other {sorted(other)[:3]}")
+
+
+def _processor_s(monitor: Monitor) -> float:
+    assert monitor.process is not None
+    fields = Path(f"/proc/{monitor.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
