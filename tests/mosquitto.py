@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -12,12 +13,22 @@ from types import TracebackType
 
 from tests.programs import find_program
 
+# Below those that the kernel hands out by itself: no client is given one of these before its server listens, or after
+# that was killed, and so comes to speak to itself.
+_PORTS = range(20_000, 32_000)
+_given: set[int] = set()
+_dice = random.SystemRandom()
+
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on; never the same twice."""
+    while True:
+        port = _dice.choice(_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 class Mosquitto:

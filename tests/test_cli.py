@@ -115,7 +115,7 @@ def test_standard_input_and_directory_give_the_same(recording: Path, tmp_path: P
     with recording.open("rb") as file:
         piped = subprocess.run(
             [sys.executable, "-m", "monitor.cli", "replay", "-", "--format", "jsonl"],
-            stdin=file, capture_output=True, timeout=60, check=True,
+            stdin=file, capture_output=True, timeout=120, check=True,
         )  # fmt: skip
     assert piped.stdout == expected
 
@@ -206,7 +206,7 @@ def test_start_up_is_light(recording: Path) -> None:
         f"heavy = [n for n in {LIGHT!r} if n in sys.modules]\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(recording)], capture_output=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code, str(recording)], capture_output=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr.decode()
 
 
@@ -222,7 +222,7 @@ def test_ctrl_c_keeps_what_was_found(recording: Path) -> None:
     first = process.stdout.readline()
     assert process.poll() is None, "the detection is there while the recording still plays"
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert lines(first)[0].state == "new"
     assert b"what was found so far is above" in errors
@@ -231,7 +231,7 @@ def test_ctrl_c_keeps_what_was_found(recording: Path) -> None:
 
 def test_a_closed_pipe_is_no_error(recording: Path) -> None:
     command = f"{sys.executable} -m monitor.cli replay {recording} --format jsonl --all-states | head -n 0"
-    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, timeout=60, check=False)
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, timeout=120, check=False)
     assert b"Traceback" not in done.stderr
     assert b"Exception" not in done.stderr
 

@@ -435,7 +435,7 @@ def test_metrics_in_the_format_that_the_client_accepts() -> None:
 
 def test_the_standard_librarys_client_understands() -> None:
     def fetch(port: int) -> tuple[int, bytes]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/hello", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/hello", timeout=60) as answer:
             return answer.status, answer.read()
 
     async def scenario() -> tuple[int, bytes]:

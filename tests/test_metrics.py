@@ -423,7 +423,7 @@ async def prometheus(program: str, folder: Path) -> AsyncIterator[tuple[asyncio.
 
 def ask(port: int, query: str) -> dict[str, float]:
     url = f"http://127.0.0.1:{port}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
-    with urllib.request.urlopen(url, timeout=30) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         results = json.load(answer)["data"]["result"]
     return {result["metric"]["__name__"]: float(result["value"][1]) for result in results}
 

@@ -588,7 +588,7 @@ class TestWithScriptedBroker:
         async def run() -> None:
             async with (
                 broker(connacks=deque([answer])) as old,
-                station(tmp_path, old.port, connect_timeout_s=1.0) as at,
+                station(tmp_path, old.port, connect_timeout_s=2.0 if answer is None else PATIENCE_S) as at,
             ):
                 await at.publisher.put([message(1)])
                 assert await at.publisher.flush(PATIENCE_S)

@@ -313,7 +313,7 @@ def test_a_connection_that_dies_is_given_up_even_within_a_packet(version: str, f
         stall, hang = (at, never) if fault == "stall" else (never, at)
         faults = Faults(stall=stall, hang=hang, unanswered=frozenset({"INFO"}))
         async with serve(faults=faults) as server:
-            listener = Listener(server.port, version=version, stall_timeout_s=0.5)
+            listener = Listener(server.port, version=version, stall_timeout_s=1.0)
             await listener.until(lambda: listener.npts >= ALL)
             listener.assert_received(*THREE)
             assert listener.reasons == ["stall"]
@@ -326,11 +326,11 @@ def test_a_connection_that_dies_is_given_up_even_within_a_packet(version: str, f
 def test_a_silent_server_that_answers_is_left_alone(version: str) -> None:
     async def test() -> None:
         async with serve() as server:
-            first = Listener(server.port, version=version, stall_timeout_s=0.5, keepalive_s=0.1)
+            first = Listener(server.port, version=version, stall_timeout_s=1.0, keepalive_s=0.2)
 
             async def later() -> None:
                 await server.wait_played()
-                await asyncio.sleep(1.2)  # more than twice the time after which silence is a stall
+                await asyncio.sleep(2.2)  # more than twice the time after which silence is a stall
                 server.feed([noise("XX.ABC..HHZ", seconds=1, start_ns=THREE[0].next_ns)])
 
             feeding = asyncio.create_task(later())
@@ -344,13 +344,13 @@ def test_a_silent_server_that_answers_is_left_alone(version: str) -> None:
 def test_time_that_the_consumer_takes_is_no_stall() -> None:
     async def test() -> None:
         async with serve() as server:
-            listener = Listener(server.port, stall_timeout_s=0.5)
+            listener = Listener(server.port, stall_timeout_s=1.0)
             put = listener.put
 
             async def slow(packet: Packet) -> None:
                 await put(packet)
                 if listener.npts == ALL:
-                    await asyncio.sleep(0.8)
+                    await asyncio.sleep(1.5)
                     asyncio.get_running_loop().call_later(0.1, server.feed, [more])
 
             more = noise("XX.ABC..HHZ", seconds=1, start_ns=THREE[0].next_ns)

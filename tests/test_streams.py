@@ -95,7 +95,7 @@ def serving(*segments: Segment, **options: Any) -> Iterator[int]:
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
     thread.start()
-    assert ready.wait(20)
+    assert ready.wait(60)
     try:
         yield port
     finally:
