@@ -27,7 +27,7 @@ from tests.chaos.data import HOUR_NS, SteppedClock
 from tests.chaos.fuzz_one import changed
 from tests.chaos.outcome import Ledger, Options, Outcome
 from tests.chaos.report import write_report
-from tests.chaos.targets import TARGETS
+from tests.chaos.targets import SLOW, TARGETS
 from tests.chaos.writer import T0, message, state
 
 
@@ -82,7 +82,7 @@ def test_hours_of_data(options: Options) -> None:
     held(soak.run(options))
 
 
-@pytest.mark.parametrize("name", [name for name in TARGETS if name != "mqtt"])
+@pytest.mark.parametrize("name", [name for name in TARGETS if name not in SLOW])
 @settings(max_examples=60)
 @given(arbitrary=st.binary(max_size=300), chance=st.randoms(use_true_random=False), which=st.integers(0, 99))
 def test_any_bytes_end_in_data_or_in_words(name: str, arbitrary: bytes, chance: random.Random, which: int) -> None:
@@ -92,9 +92,12 @@ def test_any_bytes_end_in_data_or_in_words(name: str, arbitrary: bytes, chance: 
     target.read(changed(seeds[which % len(seeds)], chance))
 
 
-def test_any_bytes_of_a_broker_end_the_connection() -> None:
-    for seed in TARGETS["mqtt"].seeds():
-        TARGETS["mqtt"].read(seed)
+@pytest.mark.parametrize("name", [name for name in SLOW if name != "page"])
+def test_whatever_the_other_side_says_ends_the_connection(name: str) -> None:
+    chance = random.Random(1)
+    for seed in TARGETS[name].seeds():
+        TARGETS[name].read(seed)
+        TARGETS[name].read(changed(seed, chance))
 
 
 def test_the_report_tells_what_did_not_hold(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def main(name: str, corpus: Path, seconds: int, seed: int) -> None:
     except ImportError:
         _by_chance(name, corpus, seconds, seed)
         return
-    with atheris.instrument_imports(include=["monitor", "seedlink_client", "tests.chaos.targets"]):
+    with atheris.instrument_imports(include=["monitor", "seedlink_client", "tests.chaos.targets", "tests.chaos.talks"]):
         targets = importlib.import_module("tests.chaos.targets").TARGETS
     _seed(targets[name].seeds(), corpus)
     arguments = [sys.argv[0], f"-max_total_time={seconds}", f"-timeout={LONGEST_S}", f"-rss_limit_mb={MOST_MIB}"]

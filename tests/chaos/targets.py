@@ -32,6 +32,7 @@ from monitor.sources.seedlink_wire import (
     read_reply,
 )
 from monitor.state import STATE_FILE, StateError, read_state
+from tests.chaos.talks import listened, read_files, requested, requests, served
 
 # What one packet can make: 16 MiB of the largest frame, four bytes a sample, Steim-2 at seven samples in four bytes.
 _MOST_SAMPLES = 32 << 20
@@ -144,11 +145,16 @@ def _model(data: bytes) -> None:
 def _broker(data: bytes) -> None:
     async def talk() -> None:
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(ConnectionError):
+            try:
                 await reader.read(200)
                 writer.write(data)
-                await writer.drain()
-            writer.close()
+                writer.write_eof()
+                while await reader.read(200):
+                    pass
+            except (ConnectionError, asyncio.CancelledError):
+                pass
+            finally:
+                writer.transport.abort()
 
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
         settings = MqttSettings(host="127.0.0.1", port=server.sockets[0].getsockname()[1], connect_timeout_s=2.0)
@@ -170,6 +176,30 @@ def _heard() -> list[bytes]:
     publish = len(topic).to_bytes(2) + topic + b"\0" + payload
     return [b"\x20\x03\0\0\0" + b"\x30" + bytes([len(publish)]) + publish, b"\x20\x03\0\x87\0", b"\x20\x02\0\0",
             b"\x20\x03\0\0\0\xe0\x02\x97\0"]  # fmt: skip
+
+
+def _files() -> list[bytes]:
+    records = _records()
+    return [b"".join(records[::2]), b"".join(records[1::2]), records[0]]
+
+
+def _commands() -> list[bytes]:
+    of_4 = ("HELLO", "SLPROTO 4.0", "USERAGENT x/1", "AUTH USERPASS a b", "STATION XX_ABC", "SELECT 00_B_H_Z:3")
+    of_3 = ("HELLO", "BATCH", "STATION ABC XX", "SELECT 00HHZ.D", "DATA 00000A 2024,01,01,00,00,00")
+    return [
+        "\r\n".join([*of_4, "DATA ALL", "END", ""]).encode(),
+        "\r\n".join([*of_3, "TIME 2024,1,1,0,0,0", "END", ""]).encode(),
+        b"INFO STREAMS\rINFO ID\rCAT\rBYE\r",
+    ]
+
+
+def _answers() -> list[bytes]:
+    hello = b"SeedLink v4.0 (x) :: SLPROTO:4.0 SLPROTO:3.1\r\nsite\r\n"
+    return [
+        hello + b"OK\r\n" * 4 + _stream("4")[0],
+        b"SeedLink v3.1 (x)\r\nsite\r\n" + b"OK\r\n" * 3 + _stream("3")[0],
+        hello + b"OK\r\nERROR AUTH no\r\n",
+    ]
 
 
 TARGETS: dict[str, Target] = {
@@ -197,5 +227,11 @@ TARGETS: dict[str, Target] = {
         _request, lambda: [b"GET /metrics?a=b HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n"], "a request, or an error 4xx"
     ),
     "model": Target(_model, lambda: [default_model_path().read_bytes()], "metadata, or ModelError"),
+    "files": Target(read_files, _files, "samples, or what is wrong in words"),
+    "commands": Target(served, _commands, "an answer in the protocol (the server that plays)"),
+    "server": Target(listened, _answers, "a connection that ends, with its reason"),
+    "page": Target(requested, requests, "an answer in HTTP; the page goes on"),
     "mqtt": Target(_broker, _heard, "a connection that ends, with LinkError"),
 }
+# These talk over a connection: some hundreds of inputs a second.
+SLOW = ("server", "page", "mqtt")
