@@ -17,7 +17,7 @@ from websockets.sync.connection import Connection
 from tests.programs import find_program
 
 # A test that waits longer has failed.
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 _MOST_BYTES = 64 * 1024 * 1024
 
 
@@ -143,8 +143,16 @@ class Browser:
         request = urllib.request.Request(f"http://127.0.0.1:{self._port}/json/new?about:blank", method="PUT")
         with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             target = json.loads(answer.read())
-        # With a bounded queue the farewell would stand behind what nobody reads any more, and be waited for.
-        with connect(target["webSocketDebuggerUrl"], max_size=_MOST_BYTES, max_queue=None, compression=None) as socket:
+        with connect(
+            target["webSocketDebuggerUrl"],
+            open_timeout=PATIENCE_S,
+            # Chromium on a busy machine may leave a ping unanswered for long.
+            ping_interval=None,
+            max_size=_MOST_BYTES,
+            # In a bounded queue the farewell would stand behind what nobody reads any more, and be waited for.
+            max_queue=None,
+            compression=None,
+        ) as socket:
             yield Tab(socket)
         url = f"http://127.0.0.1:{self._port}/json/close/{target['id']}"
         urllib.request.urlopen(url, timeout=PATIENCE_S).close()

@@ -20,7 +20,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from tests.mosquitto import free_port
 
 # A test that waits longer has failed; nothing here takes a tenth of it on a quiet machine.
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 def wait_for(what: Callable[[], Any], *, why: str, or_if: Callable[[], bool] = lambda: False) -> Any:

@@ -30,7 +30,7 @@ from tests.waveforms import earthquake, segments, split
 
 T = TypeVar("T")
 MODEL = Model()
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 def quake(station: str = "ABC", *, p_s: float = 60.0, seconds: float = 100.0, seed: int = 1) -> list[Segment]:

@@ -31,7 +31,7 @@ from tests.archive_records import ONSET_NS, FaultyDisk, files, records, seconds,
 from tests.detections import detection
 from tests.waveforms import earthquake, segments
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 NOTHING = np.empty(0, np.int32)
 SOURCE = records(-100, 300, codes=["HHZ", "HHN", "HHE"])
 
@@ -339,5 +339,5 @@ def test_who_draws_ends_with_who_wanted_it(tmp_path: Path) -> None:
         # Opens when it has come to read, and keeps it reading.
         with (tmp_path / "detection.json").open("w"):
             # The pipe is closed when both have ended.
-            parent.communicate(timeout=60)
+            parent.communicate(timeout=120)
         assert parent.returncode == 0

@@ -524,7 +524,7 @@ def test_commands_that_do_not_end_start_and_end_when_asked(place: Place) -> None
             while made[1] == "run" and first and "listening to" not in first:
                 first = process.stdout.readline()
             process.send_signal(signal.SIGTERM)
-            rest = process.communicate(timeout=60)[0]
+            rest = process.communicate(timeout=120)[0]
         assert process.returncode == 0, f"{shlex.join(words)}:\n{first}{rest}"
         run.add(subcommand(words))
     assert run == ENDLESS

@@ -22,7 +22,7 @@ from monitor.model import Model
 from monitor.playback.server import PlaybackServer, PlaybackSettings
 from monitor.records import Detection, Segment
 from tests.mosquitto import Mosquitto
-from tests.service import Hearer, Monitor, running, wait_for
+from tests.service import PATIENCE_S, Hearer, Monitor, running, wait_for
 from tests.test_pipeline import detect
 from tests.test_resume import SETTINGS, packets
 from tests.waveforms import earthquake, segments
@@ -69,7 +69,7 @@ def playing(
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
     try:
-        assert ready.wait(60)
+        assert ready.wait(PATIENCE_S)
         yield servers[0]
     finally:
         done.set()
@@ -195,7 +195,7 @@ def test_a_port_that_is_taken_is_worth_another_try(tmp_path: Path) -> None:
         monitor.write(seedlink=1, mqtt=broker.port)
         monitor.start()
         assert monitor.process is not None
-        assert monitor.process.wait(60) == 75
+        assert monitor.process.wait(PATIENCE_S) == 75
         assert "cannot listen" in monitor.log
         assert "Traceback" not in monitor.log
 
@@ -210,7 +210,7 @@ def test_without_servers_and_with_bad_settings_it_does_not_start(tmp_path: Path)
         monitor.config.write_text(text)
         monitor.start()
         assert monitor.process is not None
-        assert monitor.process.wait(60) == code
+        assert monitor.process.wait(PATIENCE_S) == code
         assert said in monitor.log
         assert "Traceback" not in monitor.log
 
@@ -228,7 +228,7 @@ def test_a_replay_is_published_as_such(tmp_path: Path) -> None:
         monitor = Monitor(tmp_path, seedlink=1, mqtt=broker.port)
         command = [sys.executable, "-m", "monitor.cli", "replay", str(tmp_path / "day.mseed"), "--publish"]
         command += ["--format", "jsonl", "--config", str(monitor.config)]
-        done = subprocess.run(command, capture_output=True, timeout=60, check=False, text=True)
+        done = subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False, text=True)
         assert done.returncode == 0, done.stderr
         wait_for(hearer.finals, why="nothing was published")
         (printed,) = [json.loads(line) for line in done.stdout.splitlines()]
