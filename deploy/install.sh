@@ -427,7 +427,8 @@ settings_untouched() {
 make_settings() {
     [ $package = no ] || return 0
     if [ -e "$settings" ] && ! settings_untouched; then
-        [ ${#answers[@]} = 0 ] || say "$settings is there and stays as it is; the answers given are not used"
+        [ ${#answers[@]} = 0 ] ||
+            say "$settings is there and stays as it is; the answers given are not used: edit it, or delete it first"
         return
     fi
     say "writing $settings"
@@ -569,7 +570,7 @@ install_all() {
     if booted && [ $start = yes ]; then
         start_or_go_back
         [ $upgrade_only = yes ] || [ $package = yes ] || { [ $is_new = yes ] && [ ${#answers[@]} = 0 ]; } ||
-            as_service "$opt/current/bin/monitor" check "$settings" --connect || code=$?
+            as_service "$opt/current/bin/monitor" check "$settings" --connect --running || code=$?
     fi
     if [ -n "$before" ] && [ "$before" != "$version" ]; then
         point previous "$before"
@@ -598,12 +599,14 @@ start_or_go_back() {
 
 # Before anything is switched: does the new version accept the settings that are there?
 check_settings() {
-    local code=0
+    local code=0 said
     if booted; then
-        as_service "$opt/versions/$version/bin/monitor" check "$settings" || code=$?
+        said=$(as_service "$opt/versions/$version/bin/monitor" check "$settings" 2>&1) || code=$?
     else
-        "$opt/versions/$version/bin/monitor" check "$settings" || code=$?
+        said=$("$opt/versions/$version/bin/monitor" check "$settings" 2>&1) || code=$?
     fi
+    # It is said again, with what answers, when the service runs.
+    [ $code = 0 ] && booted && [ $start = yes ] || printf '%s\n' "$said"
     [ $code = 0 ] || fail "version $version does not accept $settings; nothing was switched" $exit_usage
 }
 

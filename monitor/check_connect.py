@@ -48,16 +48,19 @@ class Outcome(NamedTuple):
         return f"{self.state:8s} {self.subject}: {self.text}"
 
 
-async def try_everything(settings: Settings, *, tell: Callable[[Outcome], None], clock: Clock | None = None) -> None:
+async def try_everything(
+    settings: Settings, *, tell: Callable[[Outcome], None], running: bool = False, clock: Clock | None = None
+) -> None:
     """Try all that the settings name, the servers and the broker at once.
 
     Args:
         settings: Checked settings.
         tell: Called with each outcome, in the order of the settings, as soon as it is known.
+        running: A monitor runs with these settings, so that it has its ports.
         clock: This computer's where None.
     """
     clock = clock or HostClock()
-    ports = (try_port("http", settings.http), try_port("page", settings.page))
+    ports = (try_port("http", settings.http, running=running), try_port("page", settings.page, running=running))
     for outcomes in (try_model(settings), try_state(settings), *ports, try_clock(clock)):
         for outcome in outcomes:
             tell(outcome)
@@ -197,9 +200,9 @@ def try_state(settings: Settings) -> Iterator[Outcome]:
         yield Outcome("ok", "state", f"{directory} {does}, {free // 2**20:,} MiB free")
 
 
-def try_port(subject: str, settings: HttpSettings | PageSettings) -> Iterator[Outcome]:
+def try_port(subject: str, settings: HttpSettings | PageSettings, *, running: bool = False) -> Iterator[Outcome]:
     """Listen for a moment where metrics, or the station page, shall be served."""
-    if settings.port is None:
+    if settings.port is None or (running and settings.port == 0):
         return
     where = f"{settings.listen}:{settings.port}"
     try:
@@ -211,13 +214,18 @@ def try_port(subject: str, settings: HttpSettings | PageSettings) -> Iterator[Ou
             listener.bind(address)
             listener.listen()
     except OSError as error:
-        if error.errno == errno.EADDRINUSE:
+        if error.errno == errno.EADDRINUSE and running:
+            yield Outcome("ok", subject, f"{where} is in use, by the monitor that runs")
+        elif error.errno == errno.EADDRINUSE:
             text = f"{where} is in use; right only if it is this monitor that runs already"
             yield Outcome("warning", subject, text)
         else:
             yield Outcome("failed", subject, f"{where}: {error.strerror or error}")
     else:
-        yield Outcome("ok", subject, f"{where} is free")
+        if running:
+            yield Outcome("warning", subject, f"{where}: nobody listens, although the monitor runs; its log says why")
+        else:
+            yield Outcome("ok", subject, f"{where} is free")
 
 
 def try_clock(clock: Clock) -> Iterator[Outcome]:

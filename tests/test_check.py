@@ -43,7 +43,7 @@ from monitor.settings import (
     StateSettings,
 )
 from monitor.timebase import NS_PER_SECOND
-from tests.mosquitto import Mosquitto
+from tests.mosquitto import Mosquitto, free_port
 from tests.programs import find_program
 from tests.waveforms import T0
 
@@ -278,6 +278,8 @@ def test_one_thing_at_a_time() -> None:
     for options in (("--schema", "--reference"), ("--connect", "--schema")):
         code, output = run(*options)
         assert (code, "exclude each other" in output) == (2, True)
+    code, output = run("--running")
+    assert (code, "--running goes with --connect" in output) == (2, True)
 
 
 # -- --connect: this computer ------------------------------------------------------------------------------------------
@@ -322,7 +324,13 @@ def test_the_ports_for_metrics_and_page(kind: type[HttpSettings | PageSettings])
     assert (found.state, found.subject) == ("ok", "it")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         (found,) = try_port("it", kind(port=taken.getsockname()[1]))
-    assert (found.state, "in use" in found.text) == ("warning", True)
+        assert (found.state, "in use" in found.text) == ("warning", True)
+        # Unless it is known whose it is.
+        (found,) = try_port("it", kind(port=taken.getsockname()[1]), running=True)
+        assert (found.state, "the monitor that runs" in found.text) == ("ok", True)
+    (found,) = try_port("it", kind(port=free_port()), running=True)
+    assert (found.state, "nobody listens" in found.text) == ("warning", True)
+    assert not list(try_port("it", kind(port=0), running=True))
     # 192.0.2.0/24 is nobody's (RFC 5737).
     (found,) = try_port("it", kind(listen="192.0.2.1", port=0))
     assert found.state == "failed"

@@ -28,6 +28,9 @@ def check(
     connect: Annotated[
         bool, typer.Option("--connect", help="Try the servers, the broker, the model and this computer, too.")
     ] = False,
+    running: Annotated[
+        bool, typer.Option("--running", help="With --connect: the monitor runs already, its ports are in use.")
+    ] = False,
     reference: Annotated[
         bool, typer.Option("--reference", help="Print a settings file that explains every key, and exit.")
     ] = False,
@@ -42,6 +45,8 @@ def check(
     """
     if reference + schema + connect > 1:
         _fail("--connect, --reference and --schema exclude each other", EXIT_USAGE)
+    if running and not connect:
+        _fail("--running goes with --connect", EXIT_USAGE)
     if reference:
         _print_reference()
     elif schema:
@@ -49,7 +54,7 @@ def check(
     else:
         reading = _read(Path(config) if config is not None else None)
         if connect:
-            _connect(reading)
+            _connect(reading, running=running)
 
 
 def _read(path: Path | None) -> Reading:
@@ -78,7 +83,7 @@ def _end(source: str, n_problems: int) -> NoReturn:
     raise typer.Exit(EXIT_USAGE)
 
 
-def _connect(reading: Reading) -> None:
+def _connect(reading: Reading, *, running: bool) -> None:
     # Sockets, TLS and the interpreter are loaded only by those who want them.
     from monitor.check_connect import Outcome, try_everything  # noqa: PLC0415
 
@@ -88,7 +93,7 @@ def _connect(reading: Reading) -> None:
         outcomes.append(outcome)
         _say(str(outcome))
 
-    asyncio.run(try_everything(reading.settings, tell=tell))
+    asyncio.run(try_everything(reading.settings, tell=tell, running=running))
     if any(outcome.state == "failed" for outcome in outcomes):
         raise typer.Exit(EXIT_FAILED)
 

@@ -132,7 +132,7 @@ class TestService:
         assert outside == []
 
     def test_second_instance(self, machine: Machine, note: Note) -> None:
-        """monitor@north runs beside it with settings, state and secret of its own"""
+        """monitor@north runs beside it with settings, state, secret, ports and page of its own"""
         own = "--instance north --mqtt-user north".split()
         machine(INSTALL, "--wheels", "/root/wheels", *ANSWERS, *own, *SECRET)
         settings = machine.path("/etc/monitor/north.toml")
@@ -143,6 +143,8 @@ class TestService:
         for state, port in (("monitor", 9464), ("monitor-north", 9466)):
             assert machine.path(f"/var/lib/{state}/outbox.sqlite").exists()
             machine("curl", "-sf", f"http://127.0.0.1:{port}/healthz")
+        for port in (9465, 9467):
+            assert machine.out("curl", "-sf", f"http://127.0.0.1:{port}/").startswith("<!")
         told = exposure(machine.out("systemd-analyze", "security", "--no-pager", "monitor@north.service"))
         assert told < MOST_EXPOSURE
         note(f"exposure {told}")
