@@ -175,5 +175,10 @@ class Outlook:
         wrong = [f"{name}: {health.reason}" for name, health in ready.items() if not health.ok]
         bad = sum(not report.usable for report in self._reports)
         stations = {group.station_id for group in self._groups.values()}
-        text = f"{len(stations)} stations, {len(self._reports)} channels" + (f", {bad} of them bad" if bad else "")
+        text = f"{_count(len(stations), 'station')}, {_count(len(self._reports), 'channel')}"
+        text += f", {bad} of them bad" if bad else ""
         return f"{text}; {'; '.join(wrong) if wrong else ready['data'].reason}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
