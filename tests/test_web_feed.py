@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -170,6 +171,30 @@ def test_news_continue_where_the_last_ended() -> None:
     for at, values in received.items():
         np.testing.assert_array_equal(whole[at - first], values)
     assert hub.news(watched=frozenset(), overview=False).feeds == {}
+
+
+def test_who_begins_to_follow_misses_nothing() -> None:
+    hub = Hub(MODEL)
+    player = Player(quake(), hub)
+    player.play(40.0)
+    name = "XX.ABC..HH"
+    assert hub.recent("none of that name") is None
+    for others in (frozenset({name}), frozenset[str]()):
+        # What was asked for just before the stream began; what it begins with; what comes then.
+        parts: list[Any] = [hub.history(name)]
+        player.play(1.0)
+        parts.append(hub.recent(name))
+        player.play(1.0)
+        parts.append(hub.news(watched=frozenset({name}), overview=False).feeds[name])
+        for what in ("waves", "frames", "steps"):
+            for of in ("XX.ABC..HHZ", "XX.ABC..HHN", "XX.ABC..HHE") if what == "waves" else (None,):
+                pieces = [part[what] if of is None else part[what][of] for part in parts]
+                width = {"waves": 8, "frames": MODEL.metadata.spectrogram.n_freq, "steps": 3}[what]
+                spans = [(first, first + len(rows) // width) for first, rows in pieces]
+                assert spans[1][0] < spans[0][1] < spans[1][1]
+                assert spans[2][0] <= spans[1][1] < spans[2][1]
+        assert parts[1]["drum"][1]
+        hub.news(watched=others, overview=False)
 
 
 def test_a_detection_has_a_picture_once_all_is_there(player: Player) -> None:

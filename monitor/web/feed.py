@@ -23,6 +23,8 @@ I8 = npt.NDArray[np.int8]
 
 # Shown live; a picture of a detection reaches further back.
 LIVE_S = 300.0
+# What a stream begins with: more than passes between what a viewer asks for and the beginning of its stream.
+RECENT_S = 10.0
 HISTORY_S = 360.0
 DAY_S = 86400
 # Two pixels or so of five minutes on a wide screen, one of a minute.
@@ -191,6 +193,13 @@ class Feed:
             "steps": self._rows_since("steps", self._steps),
             "drum": self._drum_since(),
         }
+
+    def recent(self) -> dict[str, object]:
+        """The last seconds, as news for a viewer who begins to follow; what comes later are news for all."""
+        if not self._sent:
+            self.news()
+        drum = self._drum.newest(1 + round(RECENT_S / DRUM_BIN_S))
+        return {**self.history(RECENT_S), "drum": Piece(drum[0], _bfloat16(drum[1]))}
 
     def forget_viewers(self) -> None:
         """Nobody follows: what comes now is sent to nobody."""

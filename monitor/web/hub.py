@@ -124,6 +124,11 @@ class Hub:
         feed = self._feeds.get(name)
         return None if feed is None else feed.history()
 
+    def recent(self, name: str) -> dict[str, object] | None:
+        """What the stream of one who looks at an instrument begins with; None where there is none of that name."""
+        feed = self._feeds.get(name)
+        return None if feed is None else feed.recent()
+
     def drum(self, name: str) -> Piece | None:
         """The last day of an instrument; None where there is none of that name."""
         feed = self._feeds.get(name)

@@ -219,9 +219,13 @@ class Page:
     async def _follow(self, watches: str) -> AsyncGenerator[bytes, None]:
         viewer = self.viewers.open(watches)
         try:
-            stations, sparks = await self._ask(lambda: (self._hub.stations(), self._hub.sparks()))
+            stations, sparks, recent = await self._ask(
+                lambda: (self._hub.stations(), self._hub.sparks(), self._hub.recent(watches))
+            )
             now_s = self._clock.now_ns() / NS_PER_SECOND
             viewer.offer(encode("stations", stations))
+            if recent is not None:
+                viewer.offer(encode("data", {"instrument": watches, "now": now_s, **recent}))
             if watches == OVERVIEW:
                 viewer.offer(encode("sparks", {"now": now_s, "lines": sparks, "hidden": len(self._hub.hidden)}))
             viewer.offer(encode("health", {"now": now_s, **msgspec.to_builtins(self._health.look())}))
