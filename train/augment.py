@@ -7,10 +7,12 @@ import numpy.typing as npt
 from scipy.signal import resample_poly
 
 from monitor.spectrogram import Background, SpectrogramParams, complete_frames, power_db
+from train.buried import seen
 from train.dataset import Store
 from train.disturb import disturb, noise_scale
 from train.geometry import look_ahead_frames, output_stride
 from train.settings import Settings
+from train.spectral import filtered, in_band
 from train.traceinfo import TraceInfo
 
 F32 = npt.NDArray[np.float32]
@@ -21,6 +23,9 @@ Rng = np.random.Generator
 _RATE = 100.0
 # Up and down: how much slower a recording is played.
 _TEMPOS = ((4, 5), (5, 4), (9, 10), (10, 9), (6, 5), (5, 6))
+# What low rates there are in the field, mostly; MEMS accelerometers of school and warning networks send 31.25 Hz.
+_LOW_RATES = (20.0, 25.0, 31.25, 31.25, 40.0, 50.0, 50.0)
+_MEMS_RATES = (31.25, 31.25, 50.0, 100.0)
 
 
 @dataclass(slots=True)
@@ -205,14 +210,21 @@ class ExampleMaker:
         if rng.random() < augment.disturb_share * (0.33 if quake else 1.0):
             _on_real(crop, rng)
         rate = _RATE
-        if rng.random() < augment.filter_share:
-            _instrument(crop, rng)
-        if rng.random() < augment.low_rate_share:
-            rate = float(rng.uniform(20, 90))
-            _low_pass(crop, 0.45 * rate, order=16)
-        if rng.random() < augment.floor_share:
-            level = noise_scale(crop.wave) * 10 ** rng.uniform(-1.0, 1.0)
-            crop.wave += level * rng.standard_normal(crop.wave.shape)
+        if rng.random() < augment.mems_share:
+            rate = float(rng.choice(_MEMS_RATES))
+            _mems(crop, rate, rng)
+        else:
+            if rng.random() < augment.filter_share:
+                _instrument(crop, rng)
+            if rng.random() < augment.low_rate_share:
+                rate = float(rng.choice(_LOW_RATES)) if rng.random() < 0.6 else float(rng.uniform(20, 90))
+                _low_pass(crop, 0.45 * rate, order=16)
+            if rng.random() < augment.floor_share:
+                _floor(crop, rng.uniform(-1.0, 1.0), rate, rng)
+        if augment.hide_buried:
+            left = seen(crop.wave, crop.events, highest_hz=0.45 * rate)
+            crop.events = left.events
+            crop.unknown |= left.unknown
         self._components(crop, rng)
         if rng.random() < augment.gap_share:
             _gaps(crop, rng)
@@ -342,7 +354,7 @@ def _mix(crop: Crop, noise: Crop, rng: Rng, snr_range_db: tuple[float, float]) -
     if not arrivals:
         return
     p = int(arrivals[0])
-    band = _band(np.concatenate((crop.wave[:1], noise.wave[:1]), axis=0))
+    band = in_band(np.concatenate((crop.wave[:1], noise.wave[:1]), axis=0))
     signal, before = band[0, p : p + 150], band[0, max(0, p - 500) : p - 30]
     floor = float(np.sqrt(np.mean(band[1] ** 2)))
     power = float(np.mean(signal**2) - np.mean(before**2))
@@ -361,40 +373,42 @@ def _mix(crop: Crop, noise: Crop, rng: Rng, snr_range_db: tuple[float, float]) -
         crop.events = [pair for pair in crop.events if pair[0] is None or pair[0] < p - 50]
 
 
-def _band(wave: F64) -> F64:
-    """1.5 to 20 Hz, zero phase."""
-    n = wave.shape[1]
-    spectrum = np.fft.rfft(wave, axis=1)
-    frequency = np.fft.rfftfreq(n, 1 / _RATE)
-    spectrum[:, (frequency < 1.5) | (frequency > 20)] = 0
-    return np.asarray(np.fft.irfft(spectrum, n, axis=1))
-
-
-def _spectral(crop: Crop, response: F64) -> None:
-    n = crop.wave.shape[1]
-    crop.wave = np.asarray(np.fft.irfft(np.fft.rfft(crop.wave, axis=1) * response, n, axis=1))
-
-
-def _frequencies(crop: Crop) -> F64:
-    return np.fft.rfftfreq(crop.wave.shape[1], 1 / _RATE).astype(np.float64)
-
-
 def _low_pass(crop: Crop, corner_hz: float, *, order: int) -> None:
     """A digitizer's anti-alias filter, linear phase."""
-    _spectral(crop, 1 / np.sqrt(1 + (_frequencies(crop) / corner_hz) ** (2 * order)))
+    crop.wave = filtered(crop.wave, lambda frequency: 1 / np.sqrt(1 + (frequency / corner_hz) ** (2 * order)))
 
 
 def _instrument(crop: Crop, rng: Rng) -> None:
     """Another sensor's response: second-order high-pass (0.1 to 4.5 Hz), low-pass, tilt (velocity or acceleration)."""
-    frequency = np.maximum(_frequencies(crop), 1e-3)
     corner, damping = 10 ** rng.uniform(-1.0, 0.65), rng.uniform(0.4, 0.9)
-    ratio = frequency / corner
-    response = np.abs(ratio**2 / (1 - ratio**2 + 2j * damping * ratio))
-    if rng.random() < 0.6:
-        response = response / np.sqrt(1 + (frequency / rng.uniform(8, 45)) ** (2 * int(rng.choice([1, 2, 4, 8]))))
-    if rng.random() < 0.5:
-        response = response * frequency ** rng.choice([-1.0, 1.0])
-    _spectral(crop, response)
+    low_pass = (rng.uniform(8, 45), int(rng.choice([1, 2, 4, 8]))) if rng.random() < 0.6 else None
+    tilt = float(rng.choice([-1.0, 1.0])) if rng.random() < 0.5 else 0.0
+
+    def response(frequency: F64) -> F64:
+        frequency = np.maximum(frequency, 1e-3)
+        ratio = frequency / corner
+        gain = np.abs(ratio**2 / (1 - ratio**2 + 2j * damping * ratio)) * frequency**tilt
+        if low_pass is not None:
+            gain = gain / np.sqrt(1 + (frequency / low_pass[0]) ** (2 * low_pass[1]))
+        return np.asarray(gain)
+
+    crop.wave = filtered(crop.wave, response)
+
+
+def _floor(crop: Crop, level: float, rate: float, rng: Rng) -> None:
+    """White noise of a sensor, at 10 ** level of the recording's own, below the recorder's Nyquist frequency."""
+    own = rng.standard_normal(crop.wave.shape)
+    if rate < _RATE:
+        own = in_band(own, low_hz=0.0, high_hz=0.45 * rate)
+    crop.wave += noise_scale(crop.wave) * 10**level * own
+
+
+def _mems(crop: Crop, rate: float, rng: Rng) -> None:
+    """A MEMS accelerometer: acceleration, its own noise above the ground's, often few samples a second."""
+    crop.wave = filtered(crop.wave, lambda frequency: frequency)
+    if rate < _RATE:
+        _low_pass(crop, 0.45 * rate, order=16)
+    _floor(crop, rng.uniform(-0.5, 1.2), rate, rng)
 
 
 def _on_real(crop: Crop, rng: Rng) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from train.spectral import in_band
+
 F64 = npt.NDArray[np.float64]
 Rng = np.random.Generator
 
@@ -34,10 +36,7 @@ def _damped(rng: Rng, frequency: float, cycles: float, n: int) -> F64:
 
 
 def _band_noise(rng: Rng, n: int, low: float, high: float) -> F64:
-    spectrum = np.fft.rfft(rng.standard_normal(n))
-    frequency = np.fft.rfftfreq(n, 1 / _RATE)
-    spectrum[(frequency < low) | (frequency > high)] = 0
-    out = np.fft.irfft(spectrum, n)
+    out = in_band(rng.standard_normal(n), low_hz=low, high_hz=high)
     return np.asarray(out / (out.std() + 1e-12))
 
 

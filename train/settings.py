@@ -35,6 +35,8 @@ class AugmentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         filter_share: Another instrument's response: a high-pass and a low-pass corner.
         low_rate_share: As recorded at 20 to 90 Hz.
         floor_share: White noise of a coarse or noisy sensor.
+        mems_share: As by a MEMS accelerometer instead: acceleration, a high floor, 31.25 to 100 Hz.
+        hide_buried: Earthquakes that the noise has buried are not asked for.
         vertical_only_share, drop_share: Both horizontals absent; any one or two components absent.
         disturb_share: Noise examples that get synthetic disturbances; a third of it for earthquakes.
         gap_share: Stretches without data.
@@ -48,8 +50,10 @@ class AugmentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     second_share: float = 0.1
     tempo_share: float = 0.25
     filter_share: float = 0.35
-    low_rate_share: float = 0.2
+    low_rate_share: float = 0.3
     floor_share: float = 0.2
+    mems_share: float = 0.08
+    hide_buried: bool = True
     vertical_only_share: float = 0.25
     drop_share: float = 0.1
     disturb_share: float = 0.55
@@ -70,7 +74,7 @@ class NetworkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     name: Literal["stream", "reference"] = "stream"
     filters: tuple[int, int, int] = (16, 32, 48)
     channels: int = 64
-    dilations: tuple[int, ...] = (1, 2, 4, 8, 16)
+    dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     look_ahead_s: float = 0.6
 
 
@@ -90,9 +94,9 @@ class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         workers: Processes that make examples.
     """
 
-    steps: int = 5000
-    mining_rounds: int = 1
-    mining_steps: int = 2000
+    steps: int = 6000
+    mining_rounds: int = 2
+    mining_steps: int = 1000
     mining_rate_share: float = 0.3
     batch: int = 48
     learning_rate: float = 3e-3
@@ -105,7 +109,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """One training run."""
 
     name: str = "seismic"
-    version: str = "1"
+    version: str = "2"
     seed: int = 20261122
     data: DataSettings = DataSettings()
     spectrogram: SpectrogramParams = SpectrogramParams()
