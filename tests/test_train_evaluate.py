@@ -16,6 +16,7 @@ from train.benchmark import (
     calibration,
     curve_figures,
     false_alarms,
+    fitted_rates,
     make_task,
     model_detect,
     onset_figures,
@@ -219,6 +220,27 @@ def test_the_shipped_threshold_has_limits() -> None:
     # 2 and then 0 false alarms in 10 hours: the 0.1 an hour lies half-way, in log-odds.
     odds = 0.5 * (np.log(0.5495 / 0.4505) + np.log(0.999 / 0.001))
     assert shipped_threshold(made_curve([5, 2, 0])) == pytest.approx(1 / (1 + np.exp(-odds)), abs=1e-4)
+
+
+def test_few_false_alarms_are_taken_for_the_tail_of_many() -> None:
+    odds = np.arange(-1.0, 7.01, 0.25)
+    zeros = np.zeros((1, len(odds)))
+    # 40 at log-odds 0, falling off by e with each 1.5; what is seen are whole ones.
+    expected = 40 * np.exp(-odds / 1.5)
+    curve = Curve(
+        "x", 1 / (1 + np.exp(-odds)), ["XX.A"], zeros, zeros, np.rint(expected)[None], np.ones(1), np.array([20.0])
+    )
+    fitted = fitted_rates(curve) * 20.0
+    many = np.rint(expected) > 30
+    assert (fitted[many] == np.rint(expected)[many]).all()
+    tail = (~many) & (expected > 0.5)
+    assert fitted[tail] == pytest.approx(expected[tail], rel=0.25)
+    # Less than a third of one in all the noise is not spoken of.
+    assert fitted[expected < 0.2].tolist() == [0.0] * int((expected < 0.2).sum())
+    assert calibration(curve).false_alarms_per_day == pytest.approx((fitted / 20 * 24).tolist(), abs=1e-3)
+    # 2 of them in 20 hours.
+    threshold = shipped_threshold(curve)
+    assert np.log(threshold / (1 - threshold)) == pytest.approx(1.5 * np.log(20), abs=0.4)
 
 
 def test_a_rate_never_rises_with_the_threshold() -> None:

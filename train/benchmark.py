@@ -7,7 +7,7 @@ the waveform included.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,9 @@ RATES = (1.0, 0.1)
 """False alarms per station-hour at which recall is stated."""
 LEAST_THRESHOLD = 0.5
 HIGHEST_THRESHOLD = 0.995
+# So many false alarms tell how they become fewer with a higher threshold; the fewest that are spoken of.
+_TAIL_ALARMS = 30
+_LEAST_ALARMS = 1 / 3
 _REPLICATES = 400
 _INTERVAL = (5, 95)
 _ONSET_WITHIN_S = (0.1, 0.3, 0.5)
@@ -212,16 +215,37 @@ def peer_detect(along: Mapping[int, F32]) -> Detect:
     return at
 
 
+def fitted_rates(curve: Curve) -> F64:
+    """False alarms per station-hour, smooth where they are few [shape=(n,)].
+
+    What lies above a threshold high enough falls off exponentially in log-odds (peaks over threshold, Pickands, 1975,
+    with a shape of 0); its scale is the mean excess over the threshold with at most `_TAIL_ALARMS` of them. Beyond a
+    third of one false alarm in all the noise nothing is said: 0.
+    """
+    rates, hours = curve.rates(), max(float(curve.hours.sum()), 1e-9)
+    few = (rates * hours <= _TAIL_ALARMS) & (curve.thresholds >= LEAST_THRESHOLD)
+    begin = int(np.argmax(few))
+    odds = np.log(curve.thresholds / (1 - curve.thresholds))
+    excess = float(np.sum((rates[begin:-1] + rates[begin + 1 :]) / 2 * np.diff(odds[begin:])))
+    if not few.any() or excess <= 0:
+        return rates
+    fitted = rates.copy()
+    fitted[begin:] = rates[begin] * np.exp(-(odds[begin:] - odds[begin]) * rates[begin] / excess)
+    fitted[fitted * hours < _LEAST_ALARMS] = 0.0
+    return fitted
+
+
 def shipped_threshold(curve: Curve) -> float:
     """The smallest threshold with at most `SHIPPED_RATE` false alarms per station-hour, within sane limits."""
-    return round(min(max(curve.threshold_value(SHIPPED_RATE), LEAST_THRESHOLD), HIGHEST_THRESHOLD), 4)
+    smooth = replace(curve, false=fitted_rates(curve)[None] * curve.hours.sum(), hours=curve.hours.sum(keepdims=True))
+    return round(min(max(smooth.threshold_value(SHIPPED_RATE), LEAST_THRESHOLD), HIGHEST_THRESHOLD), 4)
 
 
 def calibration(curve: Curve) -> Calibration:
     """False alarms per station-day at each threshold, as the model carries it."""
     return Calibration(
         thresholds=[float(t) for t in curve.thresholds],
-        false_alarms_per_day=[round(24 * float(rate), 4) for rate in curve.rates()],
+        false_alarms_per_day=[round(24 * float(rate), 4) for rate in fitted_rates(curve)],
         station_hours=round(float(curve.hours.sum()), 2),
     )
 
