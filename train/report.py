@@ -125,6 +125,43 @@ def onset_tables(benchmark: Mapping[str, Any]) -> str:
     return text
 
 
+def headline(evaluation: Mapping[str, Any], benchmark: Mapping[str, Any]) -> str:
+    """The figures to begin with, ours and STA/LTA's, as Markdown: the table of the README."""
+    names = ["int8", *(name for name in benchmark["detectors"] if name.startswith("STA/LTA"))]
+    on = [benchmark["detectors"][name] for name in names]
+    onsets = [benchmark["onsets"]["refined"], *(benchmark["onsets"]["others"][name] for name in names[1:])]
+    delay = benchmark["onsets"].get("delay_s")
+    rows: list[Sequence[object]] = [
+        [
+            f"recall of labelled P at {rate} false alarm{'s' * (rate != '1')} per station-hour",
+            *(f"{of['at_rate'][rate]['recall']:.2f}" for of in on),
+        ]
+        for rate in ("1", "0.1")
+    ]
+    rows += [
+        ["recall at its default threshold", *(f"{of['at_threshold']['recall']:.2f}" for of in on)],
+        [
+            "false alarms per station-day there",
+            *(f"{24 * of['at_threshold']['false_alarms_per_hour']:.1f}" for of in on),
+        ],
+        ["area under the ROC curve, windows of 30 s", *(f"{evaluation['detectors'][n]['roc_auc']:.3f}" for n in names)],
+        ["onsets within 0.1 s of the label", *(f"{100 * of.get('within_0.1_s', 0.0):.0f} %" for of in onsets)],
+        [
+            "onset error, median absolute deviation",
+            *(f"{of['mad_s']:.2f} s" if "mad_s" in of else None for of in onsets),
+        ],
+    ]
+    if delay:
+        rows.append(
+            [
+                "first told after P, median and 95 %",
+                f"{delay['median']:.1f} s, {delay['p95']:.1f} s",
+                *[None] * (len(on) - 1),
+            ]
+        )
+    return table(("", "monitor", *names[1:]), rows)
+
+
 def windows_text(evaluation: Mapping[str, Any]) -> str:
     """The figures on windows as Markdown, with what they are."""
     return (
@@ -243,6 +280,10 @@ and ahead {ahead_s:.1f} s.
 {facts["bytes"] / 1000:.0f} kB, {facts["parameters"]:,} parameters; sha256 `{facts["sha256"]}`.
 Operators that an Edge TPU would leave to the CPU: {", ".join(problems) or "none"}.
 Default threshold {metadata.threshold:g}.
+
+## In short
+
+{headline(evaluation, benchmark) if evaluation and benchmark else "Not evaluated."}
 
 ## Data
 
