@@ -64,6 +64,8 @@ http.server.HTTPServer(("0.0.0.0", 3000), Health).serve_forever()
 _START = f"""
 set -e
 root=$1
+# Docker unpacks images in a root that it turns over: what is a root has to be a mount.
+mount --bind "$root" "$root"
 mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
 mount --rbind /sys/fs/cgroup "$root/sys/fs/cgroup"
@@ -247,8 +249,9 @@ def test_start(engine: Engine, page: list[str], note: Note) -> None:
     try:
         wait_for(lambda: healthy(engine), why="not healthy", seconds=240, every_s=2)
     except AssertionError:
-        told = engine.shell(f"{status} --all; docker compose --file deploy/compose.yaml logs --tail 20").stdout
-        pytest.fail(told)
+        health = "docker inspect --format '{{.Name}} {{json .State.Health}}' $(docker ps --all --quiet)"
+        told = engine.shell(f"{status} --all; {health}; docker compose --file deploy/compose.yaml logs --tail 20")
+        pytest.fail(told.stdout)
     note(f"{len(COMPOSE['services']) - 1} services healthy after {time.monotonic() - begin:.0f} s")
 
 
