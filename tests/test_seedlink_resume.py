@@ -55,6 +55,21 @@ def test_by_time_the_channel_that_is_behind_counts_unless_it_has_ended() -> None
     assert trail.by_time() == Start(None, T0 + 7 * S + CHANNEL_SPREAD_NS - TIME_MARGIN_NS)
 
 
+def test_a_packet_from_the_future_moves_no_position() -> None:
+    trail = StationTrail()
+    # As long as nothing else is known, and where it is this computer's clock that is wrong, it is all there is.
+    trail.advance(6, [piece(3600)], "4", believed=False)
+    assert trail.resume("4") == Start(7, T0 + 3600 * S)
+    follow(trail, 7, 70)
+    expected = Start(77, T0 + 76 * S)
+    trail.advance(77, [piece(3700)], "4", believed=False)
+    assert trail.resume("4") == expected
+    assert trail.by_time() == Start(None, T0 + 77 * S - TIME_MARGIN_NS)
+    # What follows is new, however often it was resumed.
+    kept, hole = trail.screen([piece(77)])
+    assert (len(kept), hole) == (1, None)
+
+
 def test_what_comes_again_is_left_out_only_after_a_new_connection() -> None:
     trail = StationTrail()
     follow(trail, 0, 5)

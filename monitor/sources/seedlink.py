@@ -22,7 +22,7 @@ from monitor.sources.seedlink_events import (
 )
 from monitor.sources.seedlink_payload import PayloadDecoder
 from monitor.sources.seedlink_request import Selection, Start, data_command, is_pattern, matches, station_command
-from monitor.sources.seedlink_resume import Position, StationTrail, first_start
+from monitor.sources.seedlink_resume import FUTURE_NS, Position, StationTrail, first_start
 from monitor.sources.seedlink_session import ConnectionLostError, Session, open_session
 from monitor.sources.seedlink_wire import DataFrame
 from monitor.timebase import NS_PER_SECOND, seconds_to_ns
@@ -157,7 +157,8 @@ class SeedLinkSource:
             record=frame.payload,
         )
         await put(packet)
-        trail.advance(frame.sequence, segments, session.hello.protocol)
+        believed = max(segment.next_ns for segment in segments) <= packet.received_ns + FUTURE_NS
+        trail.advance(frame.sequence, segments, session.hello.protocol, believed=believed)
 
     async def _subscribe(self, session: Session) -> None:
         """Ask for all stations, each from where it is needed, and begin."""

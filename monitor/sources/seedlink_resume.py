@@ -15,6 +15,9 @@ TIME_MARGIN_NS = NS_PER_SECOND // 10
 # A channel that ended so long before the others of its station is not waited for when resuming by time.
 CHANNEL_SPREAD_NS = 600 * NS_PER_SECOND
 
+# A packet that ends so far ahead of this computer's clock has a wrong time, or the clock has; as the engine's default.
+FUTURE_NS = 60 * NS_PER_SECOND
+
 # Enough to recognise what comes again by time: some packets of each channel.
 _RECENT = 64
 
@@ -51,8 +54,13 @@ class Hole(NamedTuple):
 class _Channel:
     next_ns: int
     start_ns: int
+    believed: bool
     recent: deque[int] = field(default_factory=lambda: deque(maxlen=_RECENT))
     catching_up: bool = False
+
+    def has_had(self, starttime_ns: int) -> bool:
+        """Whether a segment that starts then has come before, as far as is remembered."""
+        return starttime_ns in self.recent or (self.believed and starttime_ns < self.recent[0])
 
 
 class StationTrail:
@@ -90,8 +98,8 @@ class StationTrail:
         """As `resume`, without a number: where the first of the channels goes on that have not ended."""
         if not self._channels:
             return None
-        newest_ns = max(channel.next_ns for channel in self._channels.values())
-        next_ns = min(c.next_ns for c in self._channels.values() if c.next_ns >= newest_ns - CHANNEL_SPREAD_NS)
+        ends = [c.next_ns for c in self._channels.values() if c.believed or not self._believes]
+        next_ns = min(end for end in ends if end >= max(ends) - CHANNEL_SPREAD_NS)
         return Start(None, next_ns - TIME_MARGIN_NS)
 
     def screen(self, segments: Iterable[Segment]) -> tuple[tuple[Segment, ...], Hole | None]:
@@ -109,7 +117,7 @@ class StationTrail:
                 if channel is None:
                     if segment.next_ns <= expected_ns:
                         continue
-                elif segment.starttime_ns in channel.recent or segment.starttime_ns < channel.recent[0]:
+                elif channel.has_had(segment.starttime_ns):
                     continue
                 if segment.starttime_ns - expected_ns > _HOLE_SAMPLES * NS_PER_SECOND / segment.sampling_rate:
                     hole = hole or Hole(expected_ns, segment.starttime_ns)
@@ -119,23 +127,34 @@ class StationTrail:
         self._told = self._told or hole is not None
         return tuple(kept), hole
 
-    def advance(self, sequence: int | None, segments: Sequence[Segment], protocol: Protocol) -> None:
+    def advance(
+        self, sequence: int | None, segments: Sequence[Segment], protocol: Protocol, *, believed: bool = True
+    ) -> None:
         """Note a packet that has been passed on.
 
         Args:
             sequence: Its number.
             segments: Those that were new, at least one: a packet without any is not worth to be resumed at.
             protocol: Version of the connection that brought it.
+            believed: Whether its times may be right. A position is one that is, as soon as there is one: asked for what
+                follows a time in the future, a server would leave out all until then.
         """
+        if not believed and self._believes:
+            return
         self._sequence, self._start_ns, self._protocol = sequence, segments[0].starttime_ns, protocol
         for segment in segments:
             channel = self._channels.get(segment.channel_id)
-            if channel is None:
-                channel = self._channels[segment.channel_id] = _Channel(segment.next_ns, segment.starttime_ns)
+            if channel is None or (believed and not channel.believed):
+                channel = _Channel(segment.next_ns, segment.starttime_ns, believed)
+                self._channels[segment.channel_id] = channel
             elif segment.next_ns > channel.next_ns:
                 channel.next_ns, channel.start_ns = segment.next_ns, segment.starttime_ns
                 channel.catching_up = False
             channel.recent.append(segment.starttime_ns)
+
+    @property
+    def _believes(self) -> bool:
+        return any(channel.believed for channel in self._channels.values())
 
     def _expected_ns(self, segment: Segment, channel: _Channel | None) -> int | None:
         """Where this channel should go on, if it is about to."""
