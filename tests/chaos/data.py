@@ -3,6 +3,7 @@
 import resource
 import time
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,11 @@ from tests.chaos.service import compare, finals
 
 HOUR_NS = 3600 * NS_PER_SECOND
 _OFFERED = 10_000
+_SWITCHES = 8
+# After a change: the background is known again, and what was going on is over.
+_SETTLED_NS = 40 * NS_PER_SECOND
+# An onset is the same if it is so near.
+_NEAR_NS = 300_000_000
 
 
 class SteppedClock:
@@ -47,7 +53,7 @@ def run(options: Options) -> list[Outcome]:
     pieces = recording.cut(recording.make(copies, end_ns=end_ns), 1.0)
     found = [clock_steps(options, pieces), leap_second(pieces), strays(options, pieces)]
     if not options.short:
-        found += [other_rate(pieces), renamed(pieces), wildcard()]
+        found += [other_rate(options, pieces), renamed(pieces), wildcard()]
     return found
 
 
@@ -157,6 +163,39 @@ def leap_second(pieces: list[Segment]) -> Outcome:
     return outcome
 
 
+class _Span(NamedTuple):
+    """A detection: where, from when to when."""
+
+    station: str
+    onset: int
+    end: int
+
+
+def _spans(said: dict[recording.Key, Detection]) -> list[_Span]:
+    return [
+        _Span(d.station, parse_time(d.onset), parse_time(d.end or d.onset)) for d in said.values() if d.state == "final"
+    ]
+
+
+def _last(told: list[Detection]) -> dict[recording.Key, Detection]:
+    return {(d.id, d.revision): d for d in told}
+
+
+def _has(spans: list[_Span], one: _Span) -> bool:
+    return any(one.station == span.station and abs(one.onset - span.onset) < _NEAR_NS for span in spans)
+
+
+def _found(outcome: Outcome, live: _Live, wanted: list[_Span], name: str) -> list[_Span]:
+    """Look for these; what was found beside them."""
+    outcome.runs += 1
+    found = _spans(_last(live.told))
+    lost = [span for span in wanted if not _has(found, span)]
+    outcome.losses += len(lost)
+    if lost:
+        outcome.fail(f"{name}: lost {lost[:5]}")
+    return [span for span in found if not _has(wanted, span)]
+
+
 def _near(
     outcome: Outcome,
     live: _Live,
@@ -167,59 +206,78 @@ def _near(
     shift_ns: int = 0,
 ) -> None:
     """Compare onsets with those of undisturbed data, but for those that go on while it happens; all with a replay."""
-    spans = [
-        (d.station, parse_time(d.onset), parse_time(d.end or d.onset))
-        for d in expected.values() if d.state == "final"
-    ]  # fmt: skip
-    found = [(d.station, parse_time(d.onset)) for d in live.told if d.state == "final"]
-    outcome.runs += 1
-    margin = 40 * NS_PER_SECOND
     wanted = []
-    for station, onset, end in spans:
-        if end < middle:
-            wanted.append((station, onset))
-        elif onset > middle + margin:
-            wanted.append((station, onset + shift_ns))
-    near = 300_000_000
-    lost = [w for w in wanted if not any(w[0] == f[0] and abs(w[1] - f[1]) < near for f in found)]
-    open_ = [f for f in found if not any(w[0] == f[0] and abs(w[1] - f[1]) < near for w in wanted)]
-    outcome.losses += len(lost)
-    outcome.note = f"{len(wanted)} detections, {len(open_)} others, near it or the threshold; counted: {live.counted()}"
-    if lost:
-        outcome.fail(f"lost {lost[:5]}")
+    for span in _spans(expected):
+        if span.end < middle:
+            wanted.append(span)
+        elif span.onset > middle + _SETTLED_NS:
+            wanted.append(span._replace(onset=span.onset + shift_ns))
+    beside = _found(outcome, live, wanted, "")
+    outcome.note = f"{len(wanted)} detections, {len(beside)} near it; counted: {live.counted()}"
     difference = compare(_bodies(live.told), recording.judge(given))
     if difference:
         outcome.fail(f"not as in a replay: {difference}")
 
 
-def other_rate(pieces: list[Segment]) -> Outcome:
-    """A station is set to another sampling rate, and later back."""
-    outcome = Outcome("data", "sampling rate doubled within the recording", "found before and after", unit="switches")
-    middle = pieces[len(pieces) // 2].starttime_ns
-    live = _Live(SteppedClock(pieces[0].starttime_ns))
-    given = recording.cut(_resampled(pieces, from_ns=middle), 1.0)
-    for piece in given:
-        live.give(piece)
-    live.end()
-    _near(outcome, live, recording.judge(pieces), given, middle)
+def other_rate(options: Options, pieces: list[Segment]) -> Outcome:
+    """A recorder is set to twice or half the sampling rate and five times the gain, at any moment."""
+    outcome = Outcome(
+        "data", "sampling rate doubled or halved and the gain changed with it, at random moments",
+        "earthquakes before and after are found; nothing is found that is in neither recording; live says what a replay"
+        " says", unit="switches",
+    )  # fmt: skip
+    rng = np.random.default_rng(options.seed)
+    fine = _doubled(pieces)
+    begin, end = pieces[0].starttime_ns, pieces[-1].next_ns
+    at_rate = {rate: recording.judge(one) for rate, one in (("fine", fine), ("coarse", pieces))}
+    counted = ""
+    for number in range(_SWITCHES):
+        moment = begin + int(rng.uniform(0.1, 0.9) * (end - begin))
+        first, second = (pieces, fine) if number % 2 else (fine, pieces)
+        loud = [replace(p, samples=5 * p.samples) for p in second if p.starttime_ns >= moment]
+        given = sorted([p for p in first if p.starttime_ns < moment] + loud, key=lambda p: p.starttime_ns)
+        live = _Live(SteppedClock(begin))
+        for piece in given:
+            live.give(piece)
+        live.end()
+        before, after = ("coarse", "fine") if number % 2 else ("fine", "coarse")
+        # Near the threshold one rate may show what the other does not.
+        sure = [span for span in _spans(at_rate[before]) if _has(_spans(at_rate[after]), span)]
+        _found(outcome, live, [s for s in sure if s.end < moment or s.onset > moment + _SETTLED_NS], f"switch {number}")
+        known = [*_spans(at_rate["fine"]), *_spans(at_rate["coarse"])]
+        strange = [f for f in _spans(_last(live.told)) if not _has(known, f)]
+        if strange:
+            outcome.fail(f"switch {number} at {moment}: {strange[:3]} are in neither recording")
+        difference = compare(_bodies(live.told), recording.judge(given))
+        if difference:
+            outcome.fail(f"switch {number}: not as in a replay: {difference}")
+        counted = live.counted()
+    outcome.note = (
+        f"{finals(at_rate['fine'])} detections at one rate, {finals(at_rate['coarse'])} at the other; counted"
+    )
+    outcome.note += f" in the last run: {counted}"
     return outcome
 
 
-def _resampled(pieces: list[Segment], *, from_ns: int) -> list[Segment]:
-    """Twice as many samples from then on, between those that there are."""
+def _doubled(pieces: list[Segment]) -> list[Segment]:
+    """The same at twice the rate, with noise as strong in the frequencies that it has more."""
+    rng = np.random.default_rng(1)
     by_channel: dict[ChannelId, list[Segment]] = {}
     for piece in pieces:
         by_channel.setdefault(piece.channel_id, []).append(piece)
     made = []
     for own in by_channel.values():
-        made += [piece for piece in own if piece.starttime_ns < from_ns]
-        late = [piece for piece in own if piece.starttime_ns >= from_ns]
-        samples = np.concatenate([piece.samples for piece in late])
-        spectrum = np.fft.rfft(samples)
-        fine = 2 * np.fft.irfft(spectrum, 2 * len(samples))
-        rate = 2 * late[0].sampling_rate
-        made.append(Segment(late[0].channel_id, late[0].starttime_ns, rate, np.rint(fine).astype(np.int32)))
-    return made
+        samples = np.concatenate([piece.samples for piece in own]).astype(np.float64)
+        n, rate = len(samples), own[0].sampling_rate
+        spectrum = np.zeros(n + 1, complex)
+        spectrum[: n // 2 + 1] = 2 * np.fft.rfft(samples)
+        quiet = np.median(np.abs(spectrum[round(0.3 * n) : round(0.45 * n)]))
+        upper = slice(n // 2 + 1, n + 1)
+        size = n + 1 - (n // 2 + 1)
+        spectrum[upper] = quiet * (rng.standard_normal(size) + 1j * rng.standard_normal(size)) / np.sqrt(2)
+        fine = np.fft.irfft(spectrum, 2 * n)
+        made.append(Segment(own[0].channel_id, own[0].starttime_ns, 2 * rate, np.rint(fine).astype(np.int32)))
+    return recording.cut(made, 1.0)
 
 
 def renamed(pieces: list[Segment]) -> Outcome:
