@@ -71,8 +71,8 @@ class Options:
     folder: Path
     seed: int = 1
     kills: int = 200
-    minutes: float = 5.0
-    crash_points: int = 2000
+    minutes: float = 60.0
+    crash_points: int = 1500
     copies: int = 30
     soak_hours: float = 720.0
     soak_stations: int = 100
