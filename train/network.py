@@ -85,6 +85,6 @@ def _stream(settings: Settings, frames: int | None, batch: int | None, clipped: 
         y = layers.BatchNormalization(momentum=0.97, beta_initializer=keras.initializers.Constant(_MIDDLE))(y)
         y = layers.ReLU(6.0)(y)
         kept = layers.Cropping2D((((KERNEL - 1) * dilation, 0), (0, 0)))(x)
-        x = layers.ReLU(6.0)(layers.Add()([kept, y]) - _MIDDLE)
+        x = layers.ReLU(6.0)(layers.Add()([kept, y - _MIDDLE]))
     x = layers.Conv2D(3, 1, activation="relu6" if clipped else None, name=HEAD)(x)
     return keras.Model(image, x)
