@@ -647,7 +647,9 @@ uninstall() {
     if [ $purge = yes ]; then
         rm -rf "$etc" "$root"/var/lib/monitor "$root"/var/lib/monitor-* "$credstore"/monitor.* "$credstore"/monitor-*.*
         rm -rf "$units"/monitor.service.d "$units"/monitor@*.service.d
-        rmdir --ignore-fail-on-non-empty "$credstore" 2>/dev/null || true
+        # Of later systemd's own folders it is one.
+        grep -qs " /etc/credstore " "$root/usr/lib/tmpfiles.d/credstore.conf" ||
+            rmdir --ignore-fail-on-non-empty "$credstore" 2>/dev/null || true
         [ -n "$root" ] || ! getent passwd $user >/dev/null || userdel $user
         say "removed, with settings, secrets and state"
     else

@@ -170,6 +170,25 @@ def test_life_from_installation_to_removal(root: Root, wheels: Path, tmp_path: P
     assert [p for p in root.folder.rglob("*") if p.is_file()] == []
 
 
+@pytest.mark.parametrize("is_systemds", [False, True])
+def test_the_folder_of_secrets_goes_unless_it_is_systemds_own(
+    root: Root, wheels: Path, tmp_path: Path, is_systemds: bool
+) -> None:
+    """Debian 13's systemd has made it before anything was installed."""
+    if is_systemds:
+        tmpfiles = root.path("usr/lib/tmpfiles.d/credstore.conf")
+        tmpfiles.parent.mkdir(parents=True)
+        tmpfiles.write_text("d /etc/credstore 0700 root root\nd /etc/credstore.encrypted 0700 root root\n")
+    password = tmp_path / "password"
+    password.write_text("correct horse\n")
+    answers = "--seedlink a --mqtt b --mqtt-user c --mqtt-password-file".split()
+    fine(root.install("--wheels", wheels, *answers, password))
+    assert root.path("etc/credstore/monitor.mqtt-password").exists()
+    fine(root.install("--uninstall", "--purge"))
+    assert root.path("etc/credstore").exists() == is_systemds
+    assert not list(root.path("etc").rglob("*password*"))
+
+
 def test_one_of_several_has_settings_and_a_name_of_its_own(root: Root, wheels: Path, tmp_path: Path) -> None:
     fine(
         root.install("--wheels", wheels, "--instance", "north", "--seedlink", "localhost:18001", "--mqtt", "localhost")

@@ -64,7 +64,7 @@ http.server.HTTPServer(("0.0.0.0", 3000), Health).serve_forever()
 _START = f"""
 set -e
 root=$1
-# Docker unpacks images in a root that it turns over: what is a root has to be a mount.
+# To be the root of the whole namespace: `docker exec` would land in this computer's otherwise.
 mount --bind "$root" "$root"
 mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
@@ -76,7 +76,10 @@ mount -t tmpfs tmpfs "$root/tmp"
 ip link set lo up
 ip address add {SEISMOMETER}/32 dev lo
 ip address add {BROKER}/32 dev lo
-exec chroot "$root" dockerd --storage-driver overlay2
+cd "$root"
+pivot_root . mnt
+umount -l /mnt
+exec dockerd --storage-driver overlay2
 """
 Note = Callable[[str], None]
 
@@ -98,7 +101,10 @@ class Engine:
         spaces = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child=TERM", "--propagation", "private"]
         with self._log.open("w") as log:
             command = [*spaces, "sh", "-c", _START, "sh", str(self.root)]
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            # Nothing of this computer's environment: a TMPDIR of ours is no folder there.
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(ENVIRONMENT)
+            )
         pid = self._process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children")
         self._leader = wait_for(lambda: children.read_text().split(), why="no namespace")[0]
@@ -127,7 +133,7 @@ class Engine:
     def __call__(self, *command: str | Path, check: bool = True, cwd: str = "/") -> Result:
         """Run a command in the root; both outputs are kept."""
         inner = ["env", "-i", f"--chdir={cwd}", *(f"{key}={value}" for key, value in ENVIRONMENT.items())]
-        outer = ["nsenter", "--target", self._leader, "--mount", "--net", "--pid", "chroot", str(self.root)]
+        outer = ["nsenter", "--target", self._leader, "--mount", "--net", "--pid"]
         result = subprocess.run(
             [*outer, *inner, *map(str, command)],
             capture_output=True,
@@ -250,7 +256,7 @@ def test_start(engine: Engine, page: list[str], note: Note) -> None:
         wait_for(lambda: healthy(engine), why="not healthy", seconds=240, every_s=2)
     except AssertionError:
         health = "docker inspect --format '{{.Name}} {{json .State.Health}}' $(docker ps --all --quiet)"
-        told = engine.shell(f"{status} --all; {health}; docker compose --file deploy/compose.yaml logs --tail 20")
+        told = engine.shell(f"{status} --all; {health}; docker compose --file deploy/compose.yaml logs --tail 5")
         pytest.fail(told.stdout)
     note(f"{len(COMPOSE['services']) - 1} services healthy after {time.monotonic() - begin:.0f} s")
 
