@@ -59,7 +59,7 @@ class PacketQueue:
     async def take(self, most: int) -> list[Packet]:
         """Take up to `most` packets; waits until there is one.
 
-        Backlog comes in one packet of each station that has some, and only where nothing live waits.
+        Backlog comes only where nothing live waits, one packet of each station that has some after the other.
         """
         while not self._turn:
             self._filled.clear()
@@ -67,16 +67,20 @@ class PacketQueue:
         limit = self._now_ns() - self._lateness_ns
         live = [station for station in self._turn if _end_ns(self._stations[station][0]) >= limit]
         taken: list[Packet] = []
-        for station in live or list(self._turn):
+        for station in live:
             waiting = self._stations[station]
             while waiting and len(taken) < most:
                 taken.append(waiting.popleft())
-                if not live:
-                    break
             if not waiting:
                 del self._stations[station]
-        if not live and self._turn:
-            self._turn.rotate(-len(taken))
+        while not live and self._turn and len(taken) < most:
+            station = self._turn.popleft()
+            waiting = self._stations[station]
+            taken.append(waiting.popleft())
+            if waiting:
+                self._turn.append(station)
+            else:
+                del self._stations[station]
         self._turn = deque(station for station in self._turn if station in self._stations)
         self.nbytes -= sum(_size(packet) for packet in taken)
         self._emptied.set()
