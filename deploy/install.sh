@@ -10,7 +10,7 @@
 #   /var/lib/monitor                      state: positions in the streams, messages not yet delivered
 set -euo pipefail
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 readonly here user=monitor
 readonly exit_failed=1 exit_usage=2 exit_no_answer=3
 

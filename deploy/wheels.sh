@@ -11,7 +11,7 @@ set -euo pipefail
     echo "usage: [ARCH=amd64|arm64] [PYTHON_VERSIONS='3.11 3.13'] wheels.sh DIR" >&2
     exit 2
 }
-top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+top=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 to=$1
 # Debian 12 and Raspberry Pi OS bookworm have 3.11, Debian 13 has 3.13.
 versions=${PYTHON_VERSIONS:-3.11 3.13}

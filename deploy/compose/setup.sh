@@ -23,7 +23,7 @@ fail() {
     exit "${2:-1}"
 }
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 folder=$here/local seedlink="" seedlink_user="" stations=() names=()
 while [ $# -gt 0 ]; do
     case $1 in

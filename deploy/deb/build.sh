@@ -4,7 +4,7 @@
 # deploy/wheels.sh left there.
 set -euo pipefail
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 top=$(cd "$here/../.." && pwd)
 arch=${ARCH:-$(dpkg --print-architecture)}
 out=${OUT:-$top/dist}
