@@ -307,7 +307,8 @@ class TestWithMosquitto:
     def test_broker_is_killed_while_it_is_drained(self, tmp_path: Path) -> None:
         """Nothing is lost, each arrives at least once, and the first arrivals are in order."""
         count = 600
-        # mosquitto forgets what it has not yet saved: what it acknowledges has to be on its way to the subscriber.
+        # mosquitto forgets what it has not yet saved: what it acknowledges has to be on its way to the subscriber, who
+        # therefore listens each time before it is killed again.
         unlimited = "allow_anonymous true\nqueue_qos0_messages true\nmax_queued_messages 0\n"
         broker = Mosquitto(tmp_path / "mosquitto", settings=unlimited, persistent=True)
         seen: list[int] = []
@@ -332,18 +333,22 @@ class TestWithMosquitto:
                             seen.append(int(payload(m)))
                             if len(set(seen)) == count:
                                 return
+                listening.clear()
                 await asyncio.sleep(0.01)
 
         async def run() -> None:
             listener = asyncio.create_task(listen())
             await listening.wait()
             async with station(tmp_path, broker.port) as at:
-                for first in range(0, count, 100):
-                    await at.publisher.put([message(n) for n in range(first, first + 100)])
-                for part in (100, 200, 300):
-                    await until(lambda part=part: len(set(seen)) >= part)  # type: ignore[misc]
+                for first in range(0, count, 150):
+                    await listening.wait()
+                    await at.publisher.put([message(n) for n in range(first, first + 150)])
+                    if first + 150 == count:
+                        break
+                    await until(lambda some=first + 50: len(set(seen)) >= some)  # type: ignore[misc]
                     broker.kill()
                     await at.until(lambda: not at.publisher.is_connected)
+                    await until(lambda: not listening.is_set())
                     broker.start()
                 async with asyncio.timeout(PATIENCE_S):
                     await listener
