@@ -17,7 +17,7 @@ from monitor.model import Model
 from tests.chaos.outcome import Ledger, Options, Outcome
 from tests.chaos.report import write_report
 
-PARTS = ("kill", "power", "network", "data", "fuzz", "resources", "soak")
+PARTS = ("kill", "power", "network", "data", "fuzz", "resources", "soak", "crowd")
 ROOT = Path(__file__).parents[2]
 
 

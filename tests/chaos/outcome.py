@@ -63,8 +63,8 @@ class Options:
         crash_points: Power cuts of the outbox and the state file.
         copies: State directories copied from the running service.
         soak_hours: Of data of one station.
-        soak_stations: Stations followed at once, of three channels each.
-        soak_day_hours: Of data of all these.
+        crowd_stations: Stations followed at once, of three channels each.
+        crowd_hours: Of data of all these.
         short: As in `make test`: the least of each.
     """
 
@@ -75,8 +75,8 @@ class Options:
     crash_points: int = 1500
     copies: int = 30
     soak_hours: float = 720.0
-    soak_stations: int = 100
-    soak_day_hours: float = 24.0
+    crowd_stations: int = 100
+    crowd_hours: float = 24.0
     short: bool = False
 
     def room(self, name: str) -> Path:

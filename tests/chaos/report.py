@@ -12,6 +12,7 @@ _TITLES = {
     "fuzz": "Bytes that nobody should send",
     "resources": "Too little of everything",
     "soak": "Long runs",
+    "crowd": "Many channels",
 }
 _HEAD = """# Reliability
 
