@@ -6,9 +6,8 @@ from tests.chaos.soak import PROMISE, soak, span
 
 def run(options: Options) -> list[Outcome]:
     """Many stations, each with its own earthquakes."""
-    many = (
-        f"{options.crowd_stations} stations, {3 * options.crowd_stations} channels, {span(options.crowd_hours)} of data"
-    )
+    stations = options.crowd_stations
+    many = f"{stations} stations, {3 * stations} channels, {span(options.crowd_hours)} of data"
     outcome = Outcome("crowd", many, PROMISE, "station-hours")
     soak(options.room("many"), outcome, stations=stations, hours=options.crowd_hours)
     return [outcome]
