@@ -27,6 +27,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from monitor.outbox_message import OutboxMessage
 from monitor.secrets import SecretError, read_secret
 from monitor.settings import MqttSettings
+from monitor.tls import client_context
 
 Version = Literal["5", "3.1.1"]
 LinkReason = Literal["refused", "auth", "tls", "dns", "timeout", "closed", "quota", "protocol", "network", "taken_over"]
@@ -312,7 +313,7 @@ def _tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
     if not settings.tls:
         return None
     try:
-        context = ssl.create_default_context(cafile=settings.ca_file)
+        context = client_context(settings.ca_file)
         if settings.cert_file is not None:
             context.load_cert_chain(settings.cert_file, settings.key_file)
     except ssl.SSLError as error:

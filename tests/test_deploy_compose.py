@@ -160,6 +160,18 @@ def test_setup_makes_settings_that_the_monitor_takes(local: Path) -> None:
 
 @pytest.mark.needs("openssl")
 @pytest.mark.needs("mosquitto_passwd")
+def test_the_certificates_are_good_for_the_strictest(local: Path) -> None:
+    """Python 3.13 and later ask for all of RFC 5280."""
+    program = find_program("openssl")
+    assert program is not None
+    certs = local / "certs"
+    command = [program, "verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", str(certs / "ca.crt")]
+    done = subprocess.run([*command, certs / "server.crt"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.needs("openssl")
+@pytest.mark.needs("mosquitto_passwd")
 def test_setup_keeps_what_is_there_and_keeps_it_to_itself(local: Path) -> None:
     files = sorted(path for path in local.rglob("*") if path.is_file())
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}

@@ -112,7 +112,8 @@ new_key() { openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:prime256v1;
 
 if lacks ca.key || lacks certs/ca.crt; then
     new_key | place ca.key 0
-    openssl req -x509 -new -key "$folder/ca.key" -days 3650 -subj "/CN=seismic-monitor" | place certs/ca.crt all
+    openssl req -x509 -new -key "$folder/ca.key" -days 3650 -subj "/CN=seismic-monitor" \
+        -addext "keyUsage=critical,keyCertSign,cRLSign" | place certs/ca.crt all
     rm -f "$folder/certs/server.crt"
 fi
 if lacks certs/server.key; then
@@ -126,7 +127,8 @@ if lacks certs/server.crt; then
     done
     openssl req -new -key "$folder/certs/server.key" -subj "/CN=mosquitto" |
         openssl x509 -req -CA "$folder/certs/ca.crt" -CAkey "$folder/ca.key" -days 825 -set_serial "0x$(openssl rand -hex 16)" \
-            -extfile <(printf 'subjectAltName=%s\n' "$alternatives") 2>/dev/null | place certs/server.crt all
+            -extfile <(printf '%s\n' "subjectAltName=$alternatives" authorityKeyIdentifier=keyid subjectKeyIdentifier=hash \
+                basicConstraints=critical,CA:FALSE keyUsage=critical,digitalSignature extendedKeyUsage=serverAuth) 2>/dev/null | place certs/server.crt all
 fi
 
 # -- passwords ---------------------------------------------------------------------------------------------------------

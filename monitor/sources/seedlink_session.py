@@ -25,6 +25,7 @@ from monitor.sources.seedlink_wire import (
     read_hello,
     read_reply,
 )
+from monitor.tls import client_context
 
 READ_BYTES = 64 * 1024
 
@@ -311,7 +312,7 @@ async def _connect(
 def _tls_context(settings: SeedLinkSettings) -> ssl.SSLContext:
     # Anew for each connection: files of authorities are renewed while we run.
     try:
-        return ssl.create_default_context(cafile=settings.ca_file)
+        return client_context(settings.ca_file)
     except (OSError, ssl.SSLError) as error:
         raise ConnectionLostError("tls", f"ca_file {settings.ca_file}: {error}") from error
 
