@@ -15,6 +15,8 @@ F64 = npt.NDArray[np.float64]
 Rng = np.random.Generator
 
 _RATE = 100.0
+# Cables, digitizers and stiff mountings disturb one component; the ground moves all.
+_ALONE_SHARE = 0.25
 
 
 def noise_scale(wave: F64) -> F64:
@@ -149,6 +151,20 @@ def pulses(wave: F64, rng: Rng) -> None:
         wave[:, at : at + 60] += scale * shape * pulse
 
 
+def crackle(wave: F64, rng: Rng) -> None:
+    """A bad contact or a thunderstorm in the cable: bursts of noise on one component, such as no wave can be."""
+    scale, n, component = noise_scale(wave), wave.shape[1], int(rng.integers(3))
+    begin, length = rng.uniform(-5, n / _RATE), 10 ** rng.uniform(0, 1.5)
+    for at in begin + length * rng.random(int(rng.integers(1, 15))):
+        i = int(at * _RATE)
+        if 0 <= i < n - 20:
+            m = min(int(rng.integers(20, 400)), n - i)
+            low = rng.uniform(1.5, 20)
+            burst = _band_noise(rng, m, low, low * rng.uniform(1.5, 8))
+            fade = np.exp(-np.arange(m) / _RATE / 10 ** rng.uniform(-1.3, 0.2))
+            wave[component, i : i + m] += scale[component] * _level(rng) * fade * burst
+
+
 KINDS: tuple[tuple[Callable[[F64, Rng], None], float], ...] = (
     (footsteps, 3.0),
     (thumps, 2.5),
@@ -160,12 +176,17 @@ KINDS: tuple[tuple[Callable[[F64, Rng], None], float], ...] = (
     (calibration, 0.7),
     (gain_change, 0.7),
     (pulses, 1.0),
+    (crackle, 2.0),
 )
 """Each kind with how often it is chosen, relative to the others."""
 
 
 def disturb(wave: F64, rng: Rng) -> None:
-    """Lay one to three disturbances over the waveform, in place."""
+    """Lay one to three disturbances over the waveform, in place; now and then on one component alone."""
     weights = np.array([weight for _, weight in KINDS])
     for kind in rng.choice(len(KINDS), int(rng.choice([1, 1, 2, 3])), p=weights / weights.sum()):
+        before = wave.copy()
         KINDS[int(kind)][0](wave, rng)
+        if rng.random() < _ALONE_SHARE:
+            others = np.arange(3) != rng.integers(3)
+            wave[others] = before[others]

@@ -94,9 +94,9 @@ class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         workers: Processes that make examples.
     """
 
-    steps: int = 6000
+    steps: int = 3600
     mining_rounds: int = 2
-    mining_steps: int = 1000
+    mining_steps: int = 700
     mining_rate_share: float = 0.3
     batch: int = 48
     learning_rate: float = 3e-3
