@@ -38,6 +38,8 @@ def run(options: Options) -> list[Outcome]:
     whole = recording.make(1, end_ns=time.time_ns() - 600 * 10**9)
     expected = recording.replayed(whole)
     chosen = scenarios(np.random.default_rng(options.seed))
+    together = [scenario for scenario in chosen if kind_of(scenario) == ALL]
+    chosen = chosen[: len(chosen) - len(together)] + together[: options.combinations]
     if options.short:
         wanted = ("SeedLink reset", "MQTT reset", "server: hang, SeedLink 3")
         chosen = [scenario for scenario in chosen if scenario.name in wanted]
@@ -54,6 +56,8 @@ def run(options: Options) -> list[Outcome]:
         alone = scenario.name.split(": ")[-1].split(", ")[0].removeprefix("SeedLink ").removeprefix("MQTT ")
         if kind != ALL and alone not in outcome.note.split(", "):
             outcome.note = ", ".join(filter(None, (outcome.note, alone)))
+    if ALL in outcomes and options.combinations < len(together):
+        outcomes[ALL].note = f"{options.combinations} of {len(together)} in which each pair is"
     # They wait for time-outs most of the time.
     with ThreadPoolExecutor(1 if options.short else _AT_ONCE) as pool:
         list(pool.map(one, enumerate(chosen)))

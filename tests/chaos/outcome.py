@@ -60,6 +60,7 @@ class Options:
         seed: Of all chance.
         kills: Kills, in all.
         minutes: For fuzzing, in all.
+        combinations: Of faults of the network at most; about 70 hold each pair.
         crash_points: Power cuts of the outbox and the state file.
         copies: State directories copied from the running service.
         soak_hours: Of data of one station.
@@ -72,6 +73,7 @@ class Options:
     seed: int = 1
     kills: int = 200
     minutes: float = 60.0
+    combinations: int = 1000
     crash_points: int = 1500
     copies: int = 30
     soak_hours: float = 720.0
