@@ -36,8 +36,10 @@ class Board:
         self._cpuinfo = emulation.describe_processor(KEPT / "processor")
 
     def __call__(self, *command: object, env: dict[str, str] | None = None) -> str:
-        """What a program says; root's, with /proc, and an ARM processor described there."""
-        mount = 'mount -t proc proc "$1/proc" && mount --bind "$2" "$1/proc/cpuinfo" && root=$1 && shift 2'
+        """What a program says; root's, with /proc, /sys, and an ARM processor described there."""
+        mount = 'mount -t proc proc "$1/proc" && mount --bind "$2" "$1/proc/cpuinfo" && '
+        # Without it the inference library does not learn what the processor can do, and rounds otherwise.
+        mount += 'mount -t sysfs sysfs "$1/sys" && root=$1 && shift 2'
         script = f'{mount} && exec chroot "$root" "$@"'
         outer = ("unshare", "--mount", "--pid", "--fork", "sh", "-c", script, "sh", self.root, self._cpuinfo)
         inside = {
