@@ -106,6 +106,9 @@ def root() -> Iterator[Path]:
         shutil.copytree(station.build_wheels(), made / "srv/index")
         shutil.copytree(wheels, made / "srv/index", dirs_exist_ok=True)
         (made / "etc/pip.conf").write_text("[global]\nno-index = true\nfind-links = /srv/index\n")
+        # Whoever is at the keyboard says yes; what is only recommended would come from the network.
+        answers = 'APT::Get::Assume-Yes "true";\nAPT::Install-Recommends "false";\n'
+        (made / "etc/apt/apt.conf.d/90newcomer").write_text(answers)
         with (made / "etc/hosts").open("a") as hosts:
             hosts.write("127.0.0.1 rs.local broker.example.org\n")
         (made / "etc/mosquitto/conf.d/station.conf").write_text(_MOSQUITTO)
