@@ -30,8 +30,8 @@ from tests.service import Monitor
 MOST_MIB_A_DAY = 0.5
 # Until everything that is kept has been filled once: the archive's files, the page's history, the libraries' caches.
 _WARM_SHARE = 0.3
-# Fewer hours make no line.
-_LEAST_HOURS = 12
+# Until then the service fills what it keeps: a day of drums, some hundred events of the page and the archive.
+_LEAST_HOURS = 72
 _LOOK_S = 5.0
 # As recorders send them that fill a record before they send it: some ten seconds each. Packets of a second cost several
 # times as much, most of it for being a packet.
@@ -194,13 +194,14 @@ def _judge(outcome: Outcome, seen: _Seen, heard: list[dict[str, Any]], expected:
     warm = seen.warm()
     mib, descriptors = seen.mib[warm], seen.descriptors[warm]
     outcome.note = (
-        f"{mib[0]:.0f} to {mib[-1]:.0f} MiB, {max(seen.mib):.0f} at most, {seen.slope:+.3f} MiB a day of data;"
+        f"{mib[0]:.0f} to {mib[-1]:.0f} MiB, {max(seen.mib):.0f} at most, {seen.slope:+.3f} MiB a day of data"
+        f"{'' if _is_long(seen) else ', not judged: it still fills what it keeps'};"
         f" {min(descriptors)} to {max(descriptors)} descriptors; at most {max(seen.packets):.0f} packets and"
         f" {max(seen.messages):.0f} messages waited, {seen.dropped:.0f} dropped"
     )
     if code or unexpected(log):
         outcome.fail(f"exit code {code}: {log[-2000:]}")
-    if seen.days[-1] * 24 >= _LEAST_HOURS and seen.slope > MOST_MIB_A_DAY:
+    if _is_long(seen) and seen.slope > MOST_MIB_A_DAY:
         outcome.fail(f"memory grows by {seen.slope:.2f} MiB a day")
     if max(descriptors) > descriptors[0] + _MORE_DESCRIPTORS:
         outcome.fail(f"{max(descriptors)} descriptors, {descriptors[0]} once warm")
@@ -217,6 +218,10 @@ def _judge(outcome: Outcome, seen: _Seen, heard: list[dict[str, Any]], expected:
     if outcome.losses or strange or other:
         lost = sorted(expected.keys() - found.keys())
         outcome.fail(f"lacks {lost[:3]}, has {sorted(strange)[:3]} beside, other {sorted(other)[:3]}")
+
+
+def _is_long(seen: _Seen) -> bool:
+    return seen.days[-1] * 24 >= _LEAST_HOURS - 1
 
 
 def _processor_s(monitor: Monitor) -> float:
