@@ -13,10 +13,9 @@ REPORT = json.loads(default_model_path().with_suffix(".json").read_text(encoding
 def test_the_readme_has_the_figures_of_the_report() -> None:
     assert headline(REPORT["evaluation"], REPORT["benchmark"]) in README
     of = REPORT["benchmark"]["detectors"]["int8"]
-    assert (
-        f"{of['p_arrivals']} labelled P arrivals and {of['noise_hours']:.0f} hours of noise at {of['stations']} stations"
-        in " ".join(README.split())
-    )
+    arrivals, hours, stations = of["p_arrivals"], of["noise_hours"], of["stations"]
+    words = f"{arrivals} labelled P arrivals and {hours:.0f} hours of noise at {stations} stations"
+    assert words in " ".join(README.split())
 
 
 def test_the_report_and_the_card_are_of_the_model_that_ships() -> None:
