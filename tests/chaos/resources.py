@@ -103,7 +103,10 @@ def _limited(kind: int, amount: Callable[[int], int]) -> Trial:
 
 def _no_descriptors(monitor: Monitor, state: Path, broker: Mosquitto) -> Callable[[], None]:
     """None is left, and then the broker closes the connection: no new one can be made."""
-    end = _limited(resource.RLIMIT_NOFILE, lambda pid: len(os.listdir(f"/proc/{pid}/fd")) - 2)(monitor, state, broker)  # noqa: PTH208
+    # One that has just ended has none any more.
+    end = _limited(resource.RLIMIT_NOFILE, lambda pid: max(0, len(os.listdir(f"/proc/{pid}/fd")) - 2))(  # noqa: PTH208
+        monitor, state, broker
+    )
     broker.stop()
     broker.start()
     return end
