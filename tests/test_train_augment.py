@@ -100,12 +100,25 @@ def test_disturbances_keep_shape_and_stay_finite(kind: object) -> None:
 
 def test_disturbances_survive_silence_and_change_noise() -> None:
     silent = np.zeros((3, 3000))
-    disturb(silent, np.random.default_rng(0))
+    disturb(silent, np.random.default_rng(0), alone=True)
     assert np.isfinite(silent).all()
     noise = np.random.default_rng(1).standard_normal((3, 3000))
     before = noise.copy()
-    disturb(noise, np.random.default_rng(2))
+    disturb(noise, np.random.default_rng(2), alone=True)
     assert (noise != before).any()
+
+
+def test_one_component_alone_is_disturbed_only_where_others_can_tell() -> None:
+    lopsided = 0
+    for seed in range(60):
+        noise = np.random.default_rng(seed).standard_normal((3, 3000))
+        wave = noise.copy()
+        assert not disturb(wave, np.random.default_rng(seed), alone=False)
+        changed = (wave != noise).any(axis=1)
+        wave = noise.copy()
+        lopsided += disturb(wave, np.random.default_rng(seed), alone=True)
+        assert changed.all() or not changed.any()  # crackle alone is left out
+    assert 5 < lopsided < 50
 
 
 def test_examples_are_the_same_from_the_same_seed(store: Store) -> None:

@@ -181,12 +181,28 @@ KINDS: tuple[tuple[Callable[[F64, Rng], None], float], ...] = (
 """Each kind with how often it is chosen, relative to the others."""
 
 
-def disturb(wave: F64, rng: Rng) -> None:
-    """Lay one to three disturbances over the waveform, in place; now and then on one component alone."""
+def disturb(wave: F64, rng: Rng, *, alone: bool) -> bool:
+    """Lay one to three disturbances over the waveform, in place; now and then on one component alone.
+
+    Args:
+        wave: The waveform.
+        rng: Where chance comes from.
+        alone: Whether one component alone may be disturbed. Who sees that component only cannot tell such a thing from
+            an earthquake.
+
+    Returns:
+        Whether one was.
+    """
+    lopsided = False
     weights = np.array([weight for _, weight in KINDS])
     for kind in rng.choice(len(KINDS), int(rng.choice([1, 1, 2, 3])), p=weights / weights.sum()):
-        before = wave.copy()
-        KINDS[int(kind)][0](wave, rng)
-        if rng.random() < _ALONE_SHARE:
-            others = np.arange(3) != rng.integers(3)
-            wave[others] = before[others]
+        before, make = wave.copy(), KINDS[int(kind)][0]
+        if make is crackle and not alone:
+            continue
+        make(wave, rng)
+        if alone and (make is crackle or rng.random() < _ALONE_SHARE):
+            lopsided = True
+            if make is not crackle:
+                others = np.arange(3) != rng.integers(3)
+                wave[others] = before[others]
+    return lopsided
