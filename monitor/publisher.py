@@ -222,6 +222,11 @@ class Publisher:
                     task.cancel()
         except* LinkError as errors:
             failures += [error for error in errors.exceptions if isinstance(error, LinkError)]
+        # Where a task of a group fails while the group is cancelled, Python 3.11 and 3.12 forget that it was: to go on
+        # after that would keep a service that has failed from ending.
+        serving = asyncio.current_task()
+        if serving is not None and serving.cancelling():
+            raise asyncio.CancelledError
         if failures:
             raise failures[0]
 

@@ -806,3 +806,50 @@ class TestClassify:
         assert classify(LinkError("tls", "x")).reason == "tls"
         assert {classify(OSError()).reason, "taken_over"} <= set(LINK_REASONS)
         assert all(re.fullmatch("[a-z_]+", reason) for reason in LINK_REASONS)
+
+
+def test_it_ends_when_cancelled_though_the_connection_is_lost_at_the_same_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        connected, again = asyncio.Event(), asyncio.Event()
+
+        class Lost:
+            """A connection that is gone just when nobody wants it any more."""
+
+            version, session_present, window = "5", True, 1
+
+            def is_too_large(self, _: OutboxMessage) -> bool:
+                return True
+
+            async def lost(self) -> None:
+                connected.set()
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    if again.is_set():
+                        raise
+                    raise LinkError("closed", "the connection ended") from None
+
+        @contextlib.asynccontextmanager
+        async def connect(*_: object, **__: object) -> AsyncIterator[Lost]:
+            if connected.is_set():
+                again.set()
+            yield Lost()
+
+        monkeypatch.setattr("monitor.publisher.mqtt.connect", connect)
+        outbox = OutboxThread(tmp_path / "outbox.sqlite", OutboxSettings(), clock=time.time_ns, on_notice=print)
+        await outbox.open()
+        topics = Topics("monitor/v1", "monitor-test")
+        publisher = Publisher(
+            MqttSettings(**QUICK), topics=topics, outbox=outbox, status=STATUS, on_event=print, lateness_s=60
+        )
+        running, trying = asyncio.create_task(publisher.run()), asyncio.create_task(again.wait())
+        await connected.wait()
+        running.cancel()
+        await asyncio.wait([running, trying], return_when=asyncio.FIRST_COMPLETED)
+        assert running.cancelled()
+        trying.cancel()
+        await outbox.close()
+
+    asyncio.run(run())
