@@ -51,7 +51,7 @@ def main() -> int:
             print(f"== {part}", flush=True)
             outcomes = run(Options(folder=folder / part, **chosen))
             about = {name: str(value) for name, value in chosen.items()} | source
-            ledger.put(part, outcomes, seconds=time.monotonic() - began, about=about)
+            ledger.put(part, outcomes, seconds=time.monotonic() - began, about=about, keep=bool(wanted.only))
             for outcome in outcomes:
                 good &= outcome.held
                 print(

@@ -27,10 +27,11 @@ except ModelError:
 
 def run(options: Options) -> list[Outcome]:
     """Each target for its share of the time; then damaged models."""
-    seconds = max(1, round(60 * options.minutes / len(TARGETS)))
+    targets = {name: target for name, target in TARGETS.items() if options.only in {"", name}}
+    seconds = max(1, round(60 * options.minutes / len(targets)))
     guided = importlib.util.find_spec("atheris") is not None
     outcomes = []
-    for name, target in TARGETS.items():
+    for name, target in targets.items():
         corpus = options.room(f"fuzz {name}")
         outcome = Outcome("fuzz", f"any bytes to {name}", target.promise, unit="inputs")
         command = [sys.executable, "-m", "tests.chaos.fuzz_one", name, str(corpus), str(seconds), str(options.seed)]
@@ -41,7 +42,7 @@ def run(options: Options) -> list[Outcome]:
         if done.returncode:
             outcome.fail(f"exit code {done.returncode}: {(done.stdout + done.stderr)[-1500:]}")
         outcomes.append(outcome)
-    return [*outcomes, models(options)]
+    return outcomes if options.only else [*outcomes, models(options)]
 
 
 def models(options: Options) -> Outcome:

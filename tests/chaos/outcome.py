@@ -60,6 +60,7 @@ class Options:
         seed: Of all chance.
         kills: Kills, in all.
         minutes: For fuzzing, in all.
+        only: The one target that is fuzzed; what is known of the others stays.
         combinations: Of faults of the network at most; about 70 hold each pair.
         crash_points: Power cuts of the outbox and the state file.
         copies: State directories copied from the running service.
@@ -73,6 +74,7 @@ class Options:
     seed: int = 1
     kills: int = 200
     minutes: float = 60.0
+    only: str = ""
     combinations: int = 1000
     crash_points: int = 1500
     copies: int = 30
@@ -101,8 +103,22 @@ class Ledger:
         if path.exists():
             self.parts = msgspec.json.decode(path.read_bytes())
 
-    def put(self, part: str, outcomes: list[Outcome], *, seconds: float, about: dict[str, str]) -> None:
-        """Replace what is known of a part."""
+    def put(
+        self, part: str, outcomes: list[Outcome], *, seconds: float, about: dict[str, str], keep: bool = False
+    ) -> None:
+        """Replace what is known of a part.
+
+        Args:
+            part: Which.
+            outcomes: Of it.
+            seconds: That it took.
+            about: How it was run.
+            keep: Replace only what is known of the same faults.
+        """
+        if keep and part in self.parts:
+            newer = {outcome.fault: outcome for outcome in outcomes}
+            outcomes = [newer.get(outcome.fault, outcome) for outcome in self.outcomes(part)]
+            seconds += self.parts[part]["seconds"]
         self.parts[part] = {
             "date": time.strftime("%Y-%m-%d", time.gmtime()),
             "seconds": round(seconds),
