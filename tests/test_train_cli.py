@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from tests.test_train_peers import picker_models, pretend
 from tests.train_store import write_store
 from train.__main__ import EXIT_USAGE, app
+from train.settings import Settings
 
 RUNNER = CliRunner()
 
@@ -149,7 +150,13 @@ def test_from_a_store_to_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert report["evaluation"]["detectors"]["int8"]["threshold"] == report["benchmark"]["threshold"]
     assert str(tmp_path) not in (out / "tiny.json").read_text()
     card = (out / "tiny.md").read_text()
-    for text in ("# Model card: tiny 1", "Licence", "python -m train all --data DATA --seed 5", "## Limits", "STA/LTA"):
+    for text in (
+        f"# Model card: tiny {Settings().version}",
+        "Licence",
+        "python -m train all --data DATA --seed 5",
+        "## Limits",
+        "STA/LTA",
+    ):
         assert text in card
     code, stdout, _ = run("compare", out)
     assert code == 0
