@@ -6,6 +6,7 @@ Written as a whole: to a file beside it, to the disk, then renamed over it: a po
 import contextlib
 import os
 import threading
+import zlib
 from pathlib import Path
 from typing import Literal
 
@@ -58,6 +59,7 @@ class SavedState(msgspec.Struct, frozen=True, kw_only=True):
         step_s: Seconds from output to output: steps of another model's grid mean nothing.
         saved_ns: When it was written, nanoseconds since the epoch.
         instruments, positions: See there.
+        crc: CRC-32 of the rest, as `write_state` encodes it; null in memory, and in files of before there was one.
     """
 
     schema: Literal["monitor.state/1"] = "monitor.state/1"
@@ -65,6 +67,7 @@ class SavedState(msgspec.Struct, frozen=True, kw_only=True):
     saved_ns: int
     instruments: list[SavedInstrument] = []
     positions: list[SavedPosition] = []
+    crc: int | None = None
 
 
 class StateError(Exception):
@@ -92,7 +95,12 @@ def read_state(directory: Path) -> SavedState | None:
     except OSError as error:
         raise StateError(f"{path}: cannot be read: {error.strerror}") from error
     try:
-        return msgspec.json.decode(content, type=SavedState)
+        state = msgspec.json.decode(content, type=SavedState)
+        plain = msgspec.structs.replace(state, crc=None)
+        # A number that a dying disk has altered would be as good as any: detections would get new ids.
+        if state.crc not in {None, zlib.crc32(msgspec.json.encode(plain))}:
+            raise msgspec.ValidationError("its checksum is another")
+        return plain
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
         aside = path.with_suffix(".json.damaged")
         with contextlib.suppress(OSError):
@@ -111,7 +119,8 @@ def write_state(directory: Path, state: SavedState) -> None:
     with _WRITING:
         try:
             with beside.open("wb") as stream:
-                stream.write(msgspec.json.encode(state))
+                content = msgspec.json.encode(msgspec.structs.replace(state, crc=None))
+                stream.write(msgspec.json.encode(msgspec.structs.replace(state, crc=zlib.crc32(content))))
                 stream.flush()
                 os.fsync(stream.fileno())
             beside.replace(path)

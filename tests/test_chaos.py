@@ -7,6 +7,7 @@ import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -121,6 +122,17 @@ class TestWhatTheSuiteHasFound:
         with pytest.raises(StateError, match="set aside"):
             read_state(tmp_path)
         assert read_state(tmp_path) is None
+
+    def test_a_number_in_the_state_file_that_was_altered(self, tmp_path: Path) -> None:
+        write_state(tmp_path, state(7))
+        content = (tmp_path / STATE_FILE).read_bytes()
+        assert read_state(tmp_path) == state(7)
+        (tmp_path / STATE_FILE).write_bytes(content.replace(b'"needed_from_ns":7', b'"needed_from_ns":6'))
+        with pytest.raises(StateError, match="checksum"):
+            read_state(tmp_path)
+        # One of before there were checksums.
+        (tmp_path / STATE_FILE).write_bytes(msgspec.json.encode(state(7)))
+        assert read_state(tmp_path) == state(7)
 
     def test_two_saves_at_once(self, tmp_path: Path) -> None:
         states = [state(number) for number in (3, 4)]

@@ -269,7 +269,7 @@ def _disturbed(options: Options, outcome: Outcome, name: str, disturb: Disturb) 
                     time.sleep(float(rng.uniform(0, 4)))
                     disturb(folder / "state", monitor, rng)
                     outcome.runs += 1
-                monitor.start()
+                start(monitor)
                 problem = finish(monitor, listener, finals(expected))
             finally:
                 monitor.kill()
