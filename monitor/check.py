@@ -114,14 +114,10 @@ def _of_connection(reading: Reading, settings: SeedLinkSettings | MqttSettings, 
         if file is None:
             continue
         where = reading.where(*path, key)
-        try:
-            read_secret(file)
-        except SecretError as error:
-            yield Finding("problem", where, f"{name} {key}: {error}")
-            continue
-        if open_to := exposure(file):
-            yield Finding("warning", where, f"{name} {key}: {open_to}")
-        if not settings.tls and not _is_here(settings.host):
+        found = list(_of_secret(where, f"{name} {key}", file))
+        yield from found
+        readable = all(finding.severity != "problem" for finding in found)
+        if readable and not settings.tls and not _is_here(settings.host):
             text = f"{name} {key} is set but tls is not: the network carries it in the clear"
             yield Finding("warning", where, text)
     if not settings.tls:
@@ -142,7 +138,7 @@ def _of_page(reading: Reading) -> Iterator[Finding]:
         text = f'[page] port is {page.port}, which [http] has, too; accepted: another one, or "none" for no page'
         yield Finding("problem", reading.where("page", "port"), text)
     if page.password_file is not None:
-        yield from _of_page_password(reading, page.password_file)
+        yield from _of_secret(reading.where("page", "password_file"), "[page] password_file", page.password_file)
     is_open = page.user is None and page.user_header is None
     if is_open and not _is_here(page.listen):
         text = (
@@ -165,15 +161,15 @@ def _of_page(reading: Reading) -> Iterator[Finding]:
             yield Finding("warning", reading.where("page", "trusted_proxies"), text)
 
 
-def _of_page_password(reading: Reading, file: str) -> Iterator[Finding]:
-    where = reading.where("page", "password_file")
+def _of_secret(where: str, key: str, file: str) -> Iterator[Finding]:
+    """Look at a file that holds a password or a token."""
     try:
         read_secret(file)
     except SecretError as error:
-        yield Finding("problem", where, f"[page] password_file: {error}")
+        yield Finding("problem", where, f"{key}: {error}")
         return
     if open_to := exposure(file):
-        yield Finding("warning", where, f"[page] password_file: {open_to}")
+        yield Finding("warning", where, f"{key}: {open_to}")
 
 
 def _page_described(page: PageSettings) -> str:

@@ -101,15 +101,9 @@ def prometheus(folder: Path, target: int, *, node: int | None = None) -> Iterato
     (folder / "targets" / "monitor.yml").write_text(f'- targets: ["127.0.0.1:{target}"]\n')
     if node is not None:
         (folder / "targets" / "node.yml").write_text(f'- targets: ["127.0.0.1:{node}"]\n')
-    port = free_port()
-    with (folder / "log").open("w") as log:
-        command = [program, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
-        process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)
-    try:
+    command = [program, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
+    with listening(command, folder / "log") as port:
         yield port
-    finally:
-        process.terminate()
-        process.wait()
 
 
 @contextlib.contextmanager
@@ -117,9 +111,16 @@ def node_exporter(folder: Path) -> Iterator[int]:
     """One that tells of disks; its port."""
     program = find_program("prometheus-node-exporter")
     assert program is not None
-    port = free_port()
     command = [program, "--collector.disable-defaults", "--collector.filesystem"]
-    with (folder / "node.log").open("w") as log:
+    with listening(command, folder / "node.log") as port:
+        yield port
+
+
+@contextlib.contextmanager
+def listening(command: list[str], log_file: Path) -> Iterator[int]:
+    """One of Prometheus's programs on a port of its own; the port."""
+    port = free_port()
+    with log_file.open("w") as log:
         process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)
     try:
         yield port
