@@ -27,21 +27,29 @@ class _EndedError(Exception):
     """The source has lost its connection, and waits for the next attempt."""
 
 
+async def answering(data: bytes, *, after_bytes: int = 0) -> asyncio.Server:
+    """A server that tells whoever connects these bytes and no more; where wanted, once it has heard something."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            if after_bytes:
+                await reader.read(after_bytes)
+            writer.write(data)
+            writer.write_eof()
+            while await reader.read(4096):
+                pass
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.transport.abort()
+
+    return await asyncio.start_server(answer, "127.0.0.1", 0)
+
+
 def listened(data: bytes) -> None:
     """Let a SeedLink client be told these bytes by its server, whatever it asks, and no more."""
 
     async def talk() -> None:
-        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            try:
-                writer.write(data)
-                writer.write_eof()
-                while await reader.read(4096):
-                    pass
-            except (ConnectionError, asyncio.CancelledError):
-                pass
-            finally:
-                writer.transport.abort()
-
         async def sleep(_: float) -> None:
             raise _EndedError
 
@@ -49,7 +57,7 @@ def listened(data: bytes) -> None:
             assert packet.segments
 
         told: list[SourceEvent] = []
-        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        async with await answering(data) as server:
             settings = SeedLinkSettings(
                 host="127.0.0.1", port=server.sockets[0].getsockname()[1], stations=["*.*"], keepalive_s=1.0,
                 connect_timeout_s=1.0, stall_timeout_s=2.0,

@@ -32,7 +32,7 @@ from monitor.sources.seedlink_wire import (
     read_reply,
 )
 from monitor.state import STATE_FILE, StateError, read_state
-from tests.chaos.talks import listened, read_files, requested, requests, served
+from tests.chaos.talks import answering, listened, read_files, requested, requests, served
 
 # What one packet can make: 16 MiB of the largest frame, four bytes a sample, Steim-2 at seven samples in four bytes.
 _MOST_SAMPLES = 32 << 20
@@ -144,19 +144,7 @@ def _model(data: bytes) -> None:
 
 def _broker(data: bytes) -> None:
     async def talk() -> None:
-        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            try:
-                await reader.read(200)
-                writer.write(data)
-                writer.write_eof()
-                while await reader.read(200):
-                    pass
-            except (ConnectionError, asyncio.CancelledError):
-                pass
-            finally:
-                writer.transport.abort()
-
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        server = await answering(data, after_bytes=200)
         settings = MqttSettings(host="127.0.0.1", port=server.sockets[0].getsockname()[1], connect_timeout_s=2.0)
         will = mqtt.Will("monitor/v1/a/status", b"{}")
         stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
