@@ -301,10 +301,8 @@ class ExampleMaker:
             crop.real[1:] = crop.real[1] & crop.real[2]
         elif rng.random() < 0.5:
             crop.wave[[1, 2]], crop.real[[1, 2]] = crop.wave[[2, 1]], crop.real[[2, 1]]
-        chance = rng.random()
-        if not drop:
-            pass
-        elif chance < augment.vertical_only_share and crop.real[0].any():
+        chance = rng.random() if drop else 1.0
+        if chance < augment.vertical_only_share and crop.real[0].any():
             crop.real[1:] = False
         elif chance < augment.vertical_only_share + augment.drop_share:
             absent = rng.permutation(3)[: rng.integers(1, 3)]

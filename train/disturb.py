@@ -5,6 +5,7 @@ noise, since absolute units mean nothing here.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,6 @@ F64 = npt.NDArray[np.float64]
 Rng = np.random.Generator
 
 _RATE = 100.0
-# Cables, digitizers and stiff mountings disturb one component; the ground moves all.
-_ALONE_SHARE = 0.25
 
 
 def noise_scale(wave: F64) -> F64:
@@ -152,8 +151,8 @@ def pulses(wave: F64, rng: Rng) -> None:
 
 
 def crackle(wave: F64, rng: Rng) -> None:
-    """A bad contact or a thunderstorm in the cable: bursts of noise on one component, such as no wave can be."""
-    scale, n, component = noise_scale(wave), wave.shape[1], int(rng.integers(3))
+    """Bursts of noise, each with a sharp begin: a bad contact, a thunderstorm in the cable."""
+    scale, n = noise_scale(wave), wave.shape[1]
     begin, length = rng.uniform(-5, n / _RATE), 10 ** rng.uniform(0, 1.5)
     for at in begin + length * rng.random(int(rng.integers(1, 15))):
         i = int(at * _RATE)
@@ -162,27 +161,42 @@ def crackle(wave: F64, rng: Rng) -> None:
             low = rng.uniform(1.5, 20)
             burst = _band_noise(rng, m, low, low * rng.uniform(1.5, 8))
             fade = np.exp(-np.arange(m) / _RATE / 10 ** rng.uniform(-1.3, 0.2))
-            wave[component, i : i + m] += scale[component] * _level(rng) * fade * burst
+            wave[:, i : i + m] += scale * _level(rng) * _shape(rng) * fade * burst
 
 
-KINDS: tuple[tuple[Callable[[F64, Rng], None], float], ...] = (
-    (footsteps, 3.0),
-    (thumps, 2.5),
-    (machinery, 2.5),
-    (vehicles, 1.5),
-    (spikes, 1.0),
-    (steps, 1.0),
-    (wind, 1.0),
-    (calibration, 0.7),
-    (gain_change, 0.7),
-    (pulses, 1.0),
-    (crackle, 2.0),
+class Kind(NamedTuple):
+    """A kind of disturbance.
+
+    Attributes:
+        make: Lays one over the waveform.
+        weight: How often it is chosen, relative to the others.
+        alone_share: How much of it is on one component alone: cables, digitizers and stiff mountings do that; the
+            ground moves all.
+    """
+
+    make: Callable[[F64, Rng], None]
+    weight: float
+    alone_share: float = 0.25
+
+
+KINDS = (
+    Kind(footsteps, 3.0),
+    Kind(thumps, 2.5),
+    Kind(machinery, 2.5),
+    Kind(vehicles, 1.5),
+    Kind(spikes, 1.0),
+    Kind(steps, 1.0),
+    Kind(wind, 1.0),
+    Kind(calibration, 0.7),
+    Kind(gain_change, 0.7),
+    Kind(pulses, 1.0),
+    # On all components nothing tells it from an earthquake.
+    Kind(crackle, 2.0, alone_share=1.0),
 )
-"""Each kind with how often it is chosen, relative to the others."""
 
 
 def disturb(wave: F64, rng: Rng, *, alone: bool) -> bool:
-    """Lay one to three disturbances over the waveform, in place; now and then on one component alone.
+    """Lay up to three disturbances over the waveform, in place; now and then on one component alone.
 
     Args:
         wave: The waveform.
@@ -194,15 +208,15 @@ def disturb(wave: F64, rng: Rng, *, alone: bool) -> bool:
         Whether one was.
     """
     lopsided = False
-    weights = np.array([weight for _, weight in KINDS])
-    for kind in rng.choice(len(KINDS), int(rng.choice([1, 1, 2, 3])), p=weights / weights.sum()):
-        before, make = wave.copy(), KINDS[int(kind)][0]
-        if make is crackle and not alone:
+    weights = np.array([kind.weight for kind in KINDS])
+    for number in rng.choice(len(KINDS), int(rng.choice([1, 1, 2, 3])), p=weights / weights.sum()):
+        kind, before = KINDS[int(number)], wave.copy()
+        on_one = rng.random() < kind.alone_share
+        if on_one and not alone:
             continue
-        make(wave, rng)
-        if alone and (make is crackle or rng.random() < _ALONE_SHARE):
+        kind.make(wave, rng)
+        if on_one:
             lopsided = True
-            if make is not crackle:
-                others = np.arange(3) != rng.integers(3)
-                wave[others] = before[others]
+            others = np.arange(3) != rng.integers(3)
+            wave[others] = before[others]
     return lopsided
