@@ -19,9 +19,11 @@ from monitor.model import (
     reference_input,
 )
 from train.augment import ExampleMaker
+from train.calibrate import log_odds
 from train.dataset import Store
 from train.fit import make_batch
 from train.geometry import context_frames, look_ahead_frames, output_stride
+from train.outputs import FloatModel
 from train.settings import Settings
 
 _REPRESENTATIVE_BATCHES = 12
@@ -32,8 +34,8 @@ _FIXED_OUTPUTS = 5
 # The last layer of `stream` gives log-odds / 2.5 + 3, cut off at 0 and 6: from -7.5 to 7.5 nothing is lost that
 # matters, and a step of int8 is 0.06 instead of what the rarest extreme allows.
 _HEAD_LOG_ODDS = LogOdds(scale=2.5, offset=-7.5)
-# Nearer than this to its ends an output may be cut off.
-_HEAD_MARGIN = 0.1
+# Where decisions are made: below it nothing is, nearer to their end outputs may be cut off.
+_DECISIVE_LOG_ODDS = (0.0, 7.25)
 
 
 def quantize(store: Store, settings: Settings, keras_path: Path, out: Path) -> Path:
@@ -88,16 +90,27 @@ def quantize(store: Store, settings: Settings, keras_path: Path, out: Path) -> P
         return bytes(converter.convert())
 
     out.mkdir(parents=True, exist_ok=True)
-    exact = convert(int8=False)
-    (out / f"{settings.name}.float.tflite").write_bytes(exact)
+    exact, path = out / f"{settings.name}.float.tflite", out / f"{settings.name}.tflite"
+    exact.write_bytes(convert(int8=False))
+    metadata = _metadata(store, settings)
     flatbuffer = convert(int8=True)
+    path.write_bytes(attach_metadata(flatbuffer, metadata))
     if streaming:
         # Rounding shifts the outputs a little, on the whole: the last bias takes that back (Nagel et al., 2019).
-        shift = _mean_difference(exact, flatbuffer, [inputs[0] for inputs in representative()])
+        rounded = Model(path)
+        shift = _mean_difference(FloatModel(exact, rounded), rounded, [inputs[0][0] for inputs in representative()])
         kernel, bias = head.get_weights()
-        head.set_weights([kernel, bias + shift])
+        head.set_weights([kernel, bias + shift / _HEAD_LOG_ODDS.scale])
         flatbuffer = convert(int8=True)
-    metadata = ModelMetadata(
+        path.write_bytes(attach_metadata(flatbuffer, metadata))
+    _write(path, flatbuffer, metadata)
+    return path
+
+
+def _metadata(store: Store, settings: Settings) -> ModelMetadata:
+    """What a file says of itself, but for its reference answers."""
+    context, stride, streaming = context_frames(settings), output_stride(settings), settings.network.name == "stream"
+    return ModelMetadata(
         name=settings.name,
         version=settings.version,
         kind="stream" if streaming else "window",
@@ -112,39 +125,24 @@ def quantize(store: Store, settings: Settings, keras_path: Path, out: Path) -> P
         settings=msgspec.to_builtins(settings),
         reference=ReferenceAnswer(input_frames=context + 1 + (_REFERENCE_OUTPUTS - 1) * stride, output=[]),
     )
-    path = out / f"{settings.name}.tflite"
-    path.write_bytes(attach_metadata(flatbuffer, metadata))
-    _write(path, flatbuffer, metadata)
-    return path
 
 
-def _mean_difference(exact: bytes, rounded: bytes, inputs: list[Any]) -> Any:
-    """Mean of float minus int8 outputs of two files of one network, where neither is at the end of its range.
+def _mean_difference(exact: Model, rounded: Model, inputs: list[Any]) -> Any:
+    """Mean of float minus int8 log-odds, where decisions are made.
 
     Args:
-        exact, rounded: Content of the files; float and int8 in and out.
-        inputs: [shape=(1, frames, n_freq, 3), dtype=float32] each.
+        exact, rounded: The network before and after quantisation.
+        inputs: [shape=(frames, n_freq, 3), dtype=float32] decibel above background, each.
 
     Returns:
-        [shape=(labels,), dtype=float32], in units of the float output.
+        [shape=(labels,), dtype=float32].
     """
-    import tensorflow as tf  # noqa: PLC0415  # heavy: only where it is used
-
-    interpreters = [tf.lite.Interpreter(model_content=content) for content in (exact, rounded)]
-    answers: list[list[Any]] = [[], []]
-    for interpreter, kept in zip(interpreters, answers, strict=True):
-        interpreter.allocate_tensors()
-        into, out = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-        for image in inputs:
-            (scale, zero), (out_scale, out_zero) = into["quantization"], out["quantization"]
-            if scale:
-                image = np.clip(np.rint(image / scale + zero), -128, 127).astype(np.int8)  # noqa: PLW2901
-            interpreter.set_tensor(into["index"], image)
-            interpreter.invoke()
-            answer = interpreter.get_tensor(out["index"]).astype(np.float32).reshape(-1, out["shape"][-1])
-            kept.append((answer - out_zero) * out_scale if out_scale else answer)
-    of_exact, of_rounded = (np.concatenate(kept) for kept in answers)
-    inside = (np.minimum(of_exact, of_rounded) > _HEAD_MARGIN) & (np.maximum(of_exact, of_rounded) < 6 - _HEAD_MARGIN)
+    of_exact, of_rounded = (
+        log_odds(np.concatenate([model.probabilities(model.run(model.quantize(i))) for i in inputs]).astype(np.float64))
+        for model in (exact, rounded)
+    )
+    low, high = _DECISIVE_LOG_ODDS
+    inside = (np.minimum(of_exact, of_rounded) > low) & (np.maximum(of_exact, of_rounded) < high)
     difference = np.where(inside, of_exact - of_rounded, 0.0)
     return (difference.sum(axis=0) / np.maximum(inside.sum(axis=0), 1)).astype(np.float32)
 
