@@ -315,6 +315,24 @@ def test_the_pipeline_at_another_rate_speaks_of_the_same_samples(store: Store) -
     assert np.median(np.abs(near.probabilities - usual.probabilities)) < 0.05
 
 
+def test_an_outage_longer_than_the_networks_context_is_not_judged(store: Store) -> None:
+    traces = list(store.traces)
+    gap = (9000, 16_000)
+    traces[8] = replace(traces[8], gaps=(gap,))
+    usual = trace_outputs(store, 8, Model(default_model_path()))
+    broken = trace_outputs(Store(store.path, store.manifest, traces), 8, Model(default_model_path()))
+    assert usual is not None
+    assert broken is not None
+    assert np.array_equal(broken.samples, usual.samples), "every step has its place"
+    within = (broken.samples >= gap[0] + 100) & (broken.samples < gap[1] - 100)
+    assert within.sum() > 100
+    assert not broken.judged[within].any()
+    after = broken.samples >= gap[1] + 1000
+    assert np.array_equal(broken.judged[after], usual.judged[after])
+    before = broken.samples < gap[0] - 200
+    assert np.array_equal(broken.probabilities[before], usual.probabilities[before])
+
+
 def test_figures_at_another_rate(store: Store) -> None:
     task = make_task(store, range(9))
     model = Model(default_model_path())

@@ -8,7 +8,7 @@ the waveform included.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -465,15 +465,25 @@ def parity(task: Task, one: Detect, other: Detect, threshold: float) -> dict[str
     return {"detections": total, "without_partner": alone, "share": alone / total if total else 0.0}
 
 
-def false_alarms(task: Task, detect_at: Detect, threshold: float) -> list[tuple[int, int, float]]:
-    """Trace index, onset sample and score of each false alarm: what the next training may learn from."""
+class FalseAlarm(NamedTuple):
+    """A detection where no earthquake is labelled: in trace `trace`, from `sample` until `end`."""
+
+    trace: int
+    sample: int
+    end: int
+    score: float
+
+
+def false_alarms(task: Task, detect_at: Detect, threshold: float) -> list[FalseAlarm]:
+    """List the false alarms: what the next training may learn from."""
     result = []
     for index in task.indices:
         if task.info(index).kind == "event":
             continue
         found = detect_at(index, threshold)
         verdict = judge(task.info(index), task.wanted[index], found)
-        result += [(index, round(found[j].onset), found[j].score) for j in verdict.false]
+        alarms = (found[j] for j in verdict.false)
+        result += [FalseAlarm(index, round(of.onset), round(of.end), of.score) for of in alarms]
     return result
 
 

@@ -12,7 +12,8 @@ Only one trace is in memory while preparing, and only the labels while training.
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,10 +21,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from train.reviewed import read_reviewed, with_reviewed
 from train.sources import Progress, SourceSpec, Tally, discover, distinct, first_match, source_spec
 from train.sources_continuous import read_continuous
 from train.sources_seisbench import read_seisbench
-from train.traceinfo import RATE_HZ, Kind, Pick, Split, TraceInfo
+from train.traceinfo import RATE_HZ, Kind, Pick, Split, TraceInfo, merge_intervals
 
 __all__ = ["Pick", "SourceSpec", "Store", "TraceInfo", "discover", "distinct", "prepare", "source_spec", "summary"]
 
@@ -96,6 +98,14 @@ class Store:
         offset = int(self._offsets[index % len(self.traces)])
         block = self._samples[offset : offset + 3 * info.npts].reshape(3, info.npts)
         return np.array(block[:, start:stop], np.float32)
+
+    def with_unknown(self, more: Iterable[tuple[int, int, int]]) -> "Store":
+        """The same recordings with more of which the truth is not known: (index, first sample, end sample)."""
+        traces = list(self.traces)
+        for index, first, end in more:
+            info = traces[index]
+            traces[index] = replace(info, unknown=merge_intervals((*info.unknown, (first, end))))
+        return Store(self.path, self.manifest, traces)
 
     def select(
         self,
@@ -234,7 +244,9 @@ def _read(
     if not spec.path.is_dir():
         raise ValueError(f"{spec.path}: no such folder")
     reader = read_seisbench if spec.format == "seisbench" else read_continuous
-    return reader(spec, seed=seed, tally=tally, progress=tell)
+    reviewed = read_reviewed()
+    for info, samples in reader(spec, seed=seed, tally=tally, progress=tell):
+        yield with_reviewed(info, reviewed), samples
 
 
 def _described(spec: SourceSpec, tally: Tally) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from train.augment import ExampleMaker
 from train.cluster import cluster, lost_workers, mean_over, same_on_all
 from train.dataset import Store
 from train.geometry import REFERENCE_FRAMES, context_frames
+from train.mining import Mined
 from train.settings import Settings
 
 F32 = npt.NDArray[np.float32]
@@ -62,12 +63,12 @@ def _produce(
     store_path: Path,
     settings_json: bytes,
     worker: int,
-    hard: list[tuple[int, int]],
+    mined: Mined,
     out: "multiprocessing.Queue[Batch]",
 ) -> None:
     settings = msgspec.json.decode(settings_json, type=Settings)
-    maker = ExampleMaker(Store.open(store_path), settings)
-    maker.add_hard_negatives(hard)
+    maker = ExampleMaker(Store.open(store_path).with_unknown(mined.doubtful), settings)
+    maker.add_hard_negatives(mined.hard)
     rng = np.random.default_rng([settings.seed, worker])
     parent = multiprocessing.parent_process()
     while True:
@@ -82,9 +83,7 @@ def _produce(
                     return
 
 
-def batches(
-    store: Store, settings: Settings, hard: list[tuple[int, int]], *, rank: int = 0
-) -> Generator[Batch, None, None]:
+def batches(store: Store, settings: Settings, mined: Mined, *, rank: int = 0) -> Generator[Batch, None, None]:
     """Give batches without end, made by `settings.fit.workers` processes, in a fixed order; others for each rank."""
     context = multiprocessing.get_context("spawn")
     queues: list[Any] = [context.Queue(_QUEUED_BATCHES) for _ in range(settings.fit.workers)]
@@ -92,7 +91,7 @@ def batches(
     processes = [
         context.Process(
             target=_produce,
-            args=(store.path, text, rank * settings.fit.workers + worker, hard, queues[worker]),
+            args=(store.path, text, rank * settings.fit.workers + worker, mined, queues[worker]),
             daemon=True,
         )
         for worker in range(settings.fit.workers)
@@ -131,12 +130,33 @@ def set_all(variables: Sequence[Any], values: Sequence[Any]) -> None:
         variable.assign(value)
 
 
+def weights_of(path: Path) -> list[F32]:
+    """The weights of a saved model."""
+    import keras  # noqa: PLC0415  # heavy: only where it is used
+
+    weights: list[F32] = keras.models.load_model(path, compile=False).get_weights()
+    return weights
+
+
+def save_mean(path: Path, several: Sequence[Sequence[F32]]) -> None:
+    """Give the saved model the mean of several weights: of one training's late states, which lie in one valley.
+
+    What single states are sure of without reason differs, what they know does not (Izmailov and others, 2018,
+    "Averaging weights leads to wider optima and better generalization").
+    """
+    import keras  # noqa: PLC0415  # heavy: only where it is used
+
+    model = keras.models.load_model(path, compile=False)
+    model.set_weights([np.mean(same, axis=0) for same in zip(*several, strict=True)])
+    model.save(path)
+
+
 def fit(
     store: Store,
     settings: Settings,
     out: Path,
     *,
-    hard_negatives: list[tuple[int, int]] | None = None,
+    mined: Mined | None = None,
     start_from: Path | None = None,
     report: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Path:
@@ -146,7 +166,7 @@ def fit(
         store: The prepared recordings.
         settings: The run.
         out: Folder for `model.keras` and `history.json` (`history_mined.json` where it goes on from weights).
-        hard_negatives: Places (trace index, sample) that an earlier model took for earthquakes.
+        mined: What an earlier model found in the training noise.
         start_from: Weights to go on from.
         report: Told the step and the smoothed losses about every second.
 
@@ -199,7 +219,7 @@ def fit(
     history: list[dict[str, float]] = []
     smooth: F32 | None = None
     told = time.monotonic()
-    source = batches(store, settings, hard_negatives or [], rank=workers.rank)
+    source = batches(store, settings, mined or Mined(), rank=workers.rank)
     with contextlib.closing(source), lost_workers():
         for number in range(settings.fit.steps):
             x, y, w = next(source)

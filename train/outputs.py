@@ -143,15 +143,20 @@ def trace_outputs(store: Store, index: int, model: Model, *, rate_hz: float = RA
     if not blocks:
         return None
     first_step = blocks[0][0]
-    assert sum(len(block[2]) for block in blocks) == blocks[-1][0] + len(blocks[-1][2]) - first_step
+    n = blocks[-1][0] + len(blocks[-1][2]) - first_step
+    # The pipeline leaves out what it need not compute: an outage longer than the network's context.
+    probabilities, judged = np.zeros((n, blocks[0][1].shape[1]), np.float32), np.zeros(n, bool)
+    for step, said, real in blocks:
+        at = slice(step - first_step, step - first_step + len(real))
+        probabilities[at], judged[at] = said, real
     first_sample = pipeline.spoken_sample(first_step)
     return TraceOutputs(
         index=index,
         first_step=first_step,
         first_sample=first_sample - start,
         per_step=pipeline.spoken_sample(first_step + 1) - first_sample,
-        probabilities=np.concatenate([block[1] for block in blocks]),
-        judged=np.concatenate([block[2] for block in blocks]),
+        probabilities=probabilities,
+        judged=judged,
     )
 
 

@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -83,9 +83,10 @@ class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     Attributes:
         steps: Optimiser steps.
-        mining_rounds: How often after that training goes on with the false alarms that the model itself then gave on
-            training noise among the examples.
+        mining_rounds: How often after that training goes on with what the model itself then found in training noise:
+            see `train.mining`.
         mining_steps: Steps of each such round; 0 for none.
+        mean_of_rounds: The model is the mean of those after the last so many rounds.
         mining_rate_share: Learning rate of these rounds, as a share of the first one.
         batch: Examples in a step.
         learning_rate: Highest; warmed up over the first 3 % of the steps, then a cosine down to 1 % of it.
@@ -95,8 +96,9 @@ class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """
 
     steps: int = 3600
-    mining_rounds: int = 2
+    mining_rounds: int = 3
     mining_steps: int = 700
+    mean_of_rounds: Annotated[int, msgspec.Meta(ge=1)] = 2
     mining_rate_share: float = 0.3
     batch: int = 48
     learning_rate: float = 3e-3

@@ -15,12 +15,12 @@ from train import benchmark as bench
 from train.calibrate import calibrated, fit_platt, known_frames
 from train.dataset import Store
 from train.evaluate import choose_windows, evaluate
+from train.mining import Mined, mine
 from train.outputs import F32, FloatModel, Progress, TraceOutputs, all_outputs
 from train.peers import Peer, all_p_probabilities
 from train.settings import Settings
 from train.stalta import ALL as STA_LTA
 from train.stalta import StaLta, trace_ratio
-from train.traceinfo import RATE_HZ
 
 Watch = Callable[[str], Progress]
 """Given what is being done, gives what to tell how far it is."""
@@ -32,10 +32,6 @@ SETTINGS_FILE = "settings.json"
 EVALUATION_FILE = "evaluation.json"
 BENCHMARK_FILE = "benchmark.json"
 MINED_FILE = "mined.json"
-
-_QUIET_PICKS_PER_HOUR = 3.0
-_MINING_THRESHOLD = 0.3
-_MOST_MINED = 1000
 
 SplitChoice = Literal["dev", "train", "all"]
 
@@ -93,7 +89,7 @@ def train(
     watch: Watch,
     report: Callable[[str, int, int, dict[str, float]], None],
 ) -> Path:
-    """Train, then go on with the false alarms that the model gives on training noise among the examples.
+    """Train, then go on with what the model itself finds in training noise: see `train.mining`.
 
     Args:
         store: The prepared recordings.
@@ -106,18 +102,18 @@ def train(
         Path of the Keras model.
     """
     # TensorFlow is only where a model is made.
-    from train.fit import fit  # noqa: PLC0415
+    from train.fit import fit, save_mean, weights_of  # noqa: PLC0415
     from train.quantize import quantize  # noqa: PLC0415
 
     first = settings.fit
     path = fit(store, settings, out, report=lambda step, losses: report("training", step, first.steps, losses))
     if not first.mining_steps or settings.network.name != "stream":
         return path
-    places: dict[tuple[int, int], None] = {}
+    mined, late = Mined(), [weights_of(path)]
     for number in range(1, first.mining_rounds + 1):
         early = quantize(store, settings, path, out / "before_mining")
-        places |= dict.fromkeys(mine(store, settings, early, watch))
-        write_json({"places": [[store.traces[index].name, sample] for index, sample in places]}, out / MINED_FILE)
+        mined += mine(store, settings, early, watch("mining"))
+        write_json(mined.named(store), out / MINED_FILE)
         later = msgspec.structs.replace(
             settings,
             # Other examples than before.
@@ -127,7 +123,9 @@ def train(
             ),
         )
         told = _Told(report, f"with mined negatives, round {number}", first.mining_steps)
-        path = fit(store, later, out, hard_negatives=list(places), start_from=path, report=told)
+        path = fit(store, later, out, mined=mined, start_from=path, report=told)
+        late.append(weights_of(path))
+    save_mean(path, late[-first.mean_of_rounds :])
     return path
 
 
@@ -141,24 +139,6 @@ class _Told:
 
     def __call__(self, step: int, losses: dict[str, float]) -> None:
         self.report(self.name, step, self.steps, losses)
-
-
-def mine(store: Store, settings: Settings, path: Path, watch: Watch) -> list[tuple[int, int]]:
-    """Find where a model gives false alarms on the training split's noise: (trace index, sample), the surest first.
-
-    In an active sequence what nobody picked may be an earthquake all the same: such traces are left out.
-    """
-    indices = [
-        index
-        for index in store.select(split="train", kind=("noise", "continuous"), exclude_datasets=settings.data.exclude)
-        if store.traces[index].noise_type != "lp-rockfall"
-        and len(store.traces[index].picks) <= _QUIET_PICKS_PER_HOUR * store.traces[index].npts / RATE_HZ / 3600
-    ]
-    outputs = all_outputs(store, indices, Model(path), progress=watch("mining"))
-    task = bench.make_task(store, indices)
-    found = bench.false_alarms(task, bench.model_detect(outputs, DetectorSettings()), _MINING_THRESHOLD)
-    ranked = sorted(found, key=lambda place: -place[2])[:_MOST_MINED]
-    return [(index, sample) for index, sample, _ in ranked]
 
 
 class Outputs:
@@ -288,8 +268,8 @@ def run_benchmark(
         "parity": bench.parity(task, detect_at["int8"], detect_at["float"], threshold),
         "reliability": bench.reliability(task, outputs.by_model["int8"]),
         "false_alarms": [
-            {"trace": store.traces[index].name, "sample": sample, "score": round(score, 4)}
-            for index, sample, score in bench.false_alarms(task, detect_at["int8"], threshold)
+            {"trace": store.traces[alarm.trace].name, "sample": alarm.sample, "score": round(alarm.score, 4)}
+            for alarm in bench.false_alarms(task, detect_at["int8"], threshold)
         ],
     }
 

@@ -154,14 +154,20 @@ def unknown_intervals(weak: Iterable[float], picks: Iterable[Pick], npts: int) -
     Returns:
         Disjoint intervals by time, within the trace.
     """
-    keep = LABEL_KEEP_S * RATE_HZ
     half = UNKNOWN_HALF_S * RATE_HZ
     labelled = sorted(pick.sample for pick in picks)
     masked = merge_intervals(
         (max(0, int(sample - half)), min(npts, int(sample + half) + 1))
         for sample in weak
-        if not _near(labelled, sample, keep)
+        if not _near(labelled, sample, LABEL_KEEP_S * RATE_HZ)
     )
+    return cut_open(masked, picks)
+
+
+def cut_open(masked: Sequence[Interval], picks: Iterable[Pick]) -> tuple[Interval, ...]:
+    """Leave out of disjoint intervals what lies within 0.5 s of a labelled arrival."""
+    keep = LABEL_KEEP_S * RATE_HZ
+    labelled = sorted(pick.sample for pick in picks)
     result: list[Interval] = []
     for first, end in masked:
         start = first
