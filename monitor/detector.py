@@ -18,6 +18,9 @@ Bool = npt.NDArray[np.bool_]
 # An S is not looked for sooner after the P: three kilometres off, nearer than a network can tell the two apart.
 _LEAST_S_MINUS_P_S = 0.4
 
+CLEAR_P = 0.5
+"""Least probability of a P that is looked for further back than the rise."""
+
 
 class DetectorSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How probabilities become detections.
@@ -32,7 +35,7 @@ class DetectorSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only
         hold_s: How long it must be below the off threshold for the detection to end.
         wait_for_s_s: The same while no S has been seen.
         p_probability, s_probability: Least probability of a frame that is taken for a P or S arrival.
-        look_back_s: How far before the trigger a P is looked for.
+        look_back_s: How far before the rise a clear P is looked for.
         split_probability: P probability that begins a new detection within one, after min_split_s or its like.
         min_split_s: Least time between the P arrivals of two detections.
         min_split_before_s_s: The same while no S has been seen.
@@ -47,7 +50,7 @@ class DetectorSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only
     wait_for_s_s: Annotated[float, within(0.2, 120.0)] = 6.0
     p_probability: Annotated[float, within(0.0, 1.0)] = 0.2
     s_probability: Annotated[float, within(0.0, 1.0)] = 0.3
-    look_back_s: Annotated[float, within(0.0, 60.0)] = 20.0
+    look_back_s: Annotated[float, within(0.0, 60.0)] = 30.0
     split_probability: Annotated[float, within(0.0, 1.0)] = 0.6
     min_split_s: Annotated[float, within(0.2, 120.0)] = 3.0
     min_split_before_s_s: Annotated[float, within(0.2, 120.0)] = 8.0
@@ -273,14 +276,9 @@ class Detector:
         while not new_p and first > earliest and self._rows[first - 1 - self._first, 0] >= self.threshold_off:
             first -= 1
         event = Event(trigger_step=step, first_step=first, last_active_step=step)
-        earliest = max(earliest, first - self._steps(settings.look_back_s))
-        near = max(earliest, first - self._steps(2.0))
-        for begin, least in ((near, settings.p_probability), (earliest, max(settings.p_probability, 0.5))):
-            p = self._since(begin, step)[:, 1]
-            best = int(np.argmax(p))
-            if p[best] >= least:
-                event.p_step, event.p_probability = begin + best, float(p[best])
-                break
+        event.p_step = self._p_of_rise(first, max(earliest, first - self._steps(settings.look_back_s)), step)
+        if event.p_step is not None:
+            event.p_probability = self._p_at(event.p_step)
         self._tell_s_from_p(event, step)
         score = self._since(first, step)[:, 0]
         event.peak = float(score.max())
@@ -292,6 +290,28 @@ class Detector:
             event.s_step, event.s_probability = since + int(np.argmax(s)), float(s.max())
         self._event, self._quiet, self._told_s = event, 0, event.s_step is not None
         return Change("new", step, replace(event))
+
+    def _p_of_rise(self, first: int, earliest: int, step: int) -> int | None:
+        """Where the P of an event is that rises at `first` and is noticed at `step`."""
+        settings = self.settings
+        near = max(earliest, first - self._steps(2.0))
+        at_rise = self._likeliest_p(near, step + 1, settings.p_probability)
+        before = self._likeliest_p(earliest, near, max(settings.p_probability, CLEAR_P))
+        if at_rise is None or before is None:
+            return before if at_rise is None else at_rise
+        # What rises is the S of a P that was too weak to be an earthquake by itself: a P as likely as this one was.
+        is_s = self._since(near, step)[:, 2].max() >= settings.s_probability
+        return before if is_s and self._p_at(before) >= self._p_at(at_rise) else at_rise
+
+    def _likeliest_p(self, first: int, end: int, least: float) -> int | None:
+        """The step in [first, end) where a P is likeliest, if it is at least so likely."""
+        if first >= end:
+            return None
+        step = first + int(np.argmax(self._since(first, end - 1)[:, 1]))
+        return step if self._p_at(step) >= least else None
+
+    def _p_at(self, step: int) -> float:
+        return float(self._rows[step - self._first, 1])
 
     def _tell_s_from_p(self, event: Event, step: int) -> None:
         """Where an S is likelier at what was taken for the P, the P was not seen."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from monitor.detector import Event
+from monitor.detector import CLEAR_P, Event
 from monitor.explain import stalta
 from monitor.explain.moment import Moment
 from monitor.explain.occlusion import Occlusion, Region
@@ -90,8 +90,9 @@ def _phases(moment: Moment, event: Event) -> Iterator[str]:
         return
     if event.p_step is None:
         yield (
-            f"No P arrival reached {settings.p_probability:g} in the {settings.look_back_s:g} s before: the onset is"
-            " where the probability began to rise."
+            f"No P arrival reached {settings.p_probability:g} where the probability rose, and none"
+            f" {max(settings.p_probability, CLEAR_P):g} in the {settings.look_back_s:g} s before: the onset is where it"
+            " began to rise."
         )
     else:
         yield (
