@@ -201,8 +201,12 @@ def test_benchmark_of_outputs_made_by_hand(store: Store) -> None:
     assert figures["at_threshold"]["recall"] == 1
     assert figures["at_threshold"]["false_alarms"] == 0
     assert figures["by"]["kind"]["continuous"]["p_arrivals"] == 1
-    assert parity(task, detect_at, detect_at, 0.5) == {"detections": 12, "without_partner": 0, "share": 0.0}
-    assert parity(task, detect_at, lambda *_: [], 0.5)["share"] == 1.0
+    same = parity(task, detect_at, detect_at, 0.5)
+    assert same == {"detections": 12, "without_partner": 0, "share": 0.0, "missing": 0, "missing_share": 0.0}
+    nothing = parity(task, detect_at, lambda *_: [], 0.5)
+    assert (nothing["share"], nothing["missing_share"]) == (1.0, 1.0)
+    later = parity(task, detect_at, lambda *a: [replace(d, onset=d.onset + 60) for d in detect_at(*a)], 0.5)
+    assert (later["share"], later["missing_share"]) == (1.0, 0.0), "the same earthquakes, with other onsets"
     frames = reliability(task, kept)
     assert frames["bins"][9]["true"] == 1.0
     assert frames["bins"][8]["true"] == 0.0

@@ -455,14 +455,25 @@ def _residuals(seconds: Sequence[float]) -> dict[str, Any]:
 
 
 def parity(task: Task, one: Detect, other: Detect, threshold: float) -> dict[str, Any]:
-    """How many detections of two detectors at one threshold have no partner whose onset is within 0.5 s."""
-    total = alone = 0
+    """How many detections of two detectors at one threshold the other does not have.
+
+    `share`: none of the other has its onset within 0.5 s; `missing_share`: none of the other overlaps it at all.
+    """
+    total = alone = missing = 0
     for index in task.indices:
         left, right = one(index, threshold), other(index, threshold)
         for a, b in ((left, right), (right, left)):
             total += len(a)
             alone += sum(all(abs(d.onset - e.onset) > 0.5 * RATE_HZ for e in b) for d in a)
-    return {"detections": total, "without_partner": alone, "share": alone / total if total else 0.0}
+            missing += sum(all(d.onset > e.end or d.end < e.onset for e in b) for d in a)
+    share, missing_share = (alone / total, missing / total) if total else (0.0, 0.0)
+    return {
+        "detections": total,
+        "without_partner": alone,
+        "share": share,
+        "missing": missing,
+        "missing_share": missing_share,
+    }
 
 
 class FalseAlarm(NamedTuple):

@@ -174,12 +174,14 @@ def windows_text(evaluation: Mapping[str, Any]) -> str:
 def continuous_text(benchmark: Mapping[str, Any], *, by: Collection[str] | None = None) -> str:
     """The figures on continuous data as Markdown, with the rules behind them; broken down by these properties."""
     first: Mapping[str, Any] = next(iter(benchmark["detectors"].values()))
+    parity = benchmark["parity"]
     return (
         f"{first['p_arrivals']} labelled P arrivals and {first['noise_hours']} hours of noise at {first['stations']} "
         f"stations, split: {benchmark['split']}.\n\n{_RULES}\n\n{benchmark_tables(benchmark, by=by)}\n\n"
         f"{onset_tables(benchmark)}\n\nOf the detections of the float and the int8 network together, "
-        f"{100 * benchmark['parity']['share']:.1f} % have no partner within 0.5 s in the other. Expected calibration "
-        f"error of the event probability, by frame: {benchmark['reliability'].get('expected_calibration_error')}."
+        f"{100 * parity['missing_share']:.1f} % are not in the other at all, and {100 * parity['share']:.1f} % have "
+        "none there whose onset is within 0.5 s. Expected calibration error of the event probability, by frame: "
+        f"{benchmark['reliability'].get('expected_calibration_error')}."
     )
 
 
