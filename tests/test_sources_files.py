@@ -500,6 +500,26 @@ def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
     assert not (tmp_path / "exploded").exists()
 
 
+def win(samples: int, *, kept: int | None = None) -> bytes:
+    """A second of one channel in the WIN format: 2024-01-02 03:04:05, differences of one byte each."""
+    differences = bytes(1 + number % 3 for number in range(samples - 1))
+    block = bytes((0x24, 0x01, 0x02, 0x03, 0x04, 0x05, 0x00, 0x01, 0x10, samples)) + (7).to_bytes(4, "big")
+    whole = (4 + len(block) + len(differences)).to_bytes(4, "big") + block + differences
+    return whole[: len(whole) if kept is None else kept]
+
+
+def test_no_samples_are_made_up_where_a_win_file_is_cut_short(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.write_bytes(win(100))
+    cut.write_bytes(win(100, kept=80))
+    reading = Reading(whole)
+    assert sum(segment.npts for segment in reading.segments) == 100
+    assert reading.messages == []
+    reading = Reading(cut)
+    assert reading.segments == []
+    assert reading.messages == [f"{cut}: {foreign.CUT_SHORT}"]
+
+
 def test_without_obspy_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     path = with_obspy(counts(200), tmp_path / "x.gse", format="GSE2")

@@ -11,6 +11,7 @@ from tests.train_store import NPTS, P, S, write_store
 from train.benchmark import (
     HIGHEST_THRESHOLD,
     LEAST_THRESHOLD,
+    SHIPPED_RATE,
     Curve,
     breakdown,
     calibration,
@@ -221,8 +222,9 @@ def made_curve(false: list[float]) -> Curve:
 def test_the_shipped_threshold_has_limits() -> None:
     assert shipped_threshold(made_curve([0, 0, 0])) == LEAST_THRESHOLD
     assert shipped_threshold(made_curve([90, 90, 90])) == HIGHEST_THRESHOLD
-    # 2 and then 0 false alarms in 10 hours: the 0.1 an hour lies half-way, in log-odds.
-    odds = 0.5 * (np.log(0.5495 / 0.4505) + np.log(0.999 / 0.001))
+    # 2 and then 0 false alarms in 10 hours: the rate lies between, in log-odds.
+    two, none = np.log(0.5495 / 0.4505), np.log(0.999 / 0.001)
+    odds = two + (none - two) * (1 - SHIPPED_RATE / 0.2)
     assert shipped_threshold(made_curve([5, 2, 0])) == pytest.approx(1 / (1 + np.exp(-odds)), abs=1e-4)
 
 
@@ -242,9 +244,8 @@ def test_few_false_alarms_are_taken_for_the_tail_of_many() -> None:
     # Less than a third of one in all the noise is not spoken of.
     assert fitted[expected < 0.2].tolist() == [0.0] * int((expected < 0.2).sum())
     assert calibration(curve).false_alarms_per_day == pytest.approx((fitted / 20 * 24).tolist(), abs=1e-3)
-    # 2 of them in 20 hours.
     threshold = shipped_threshold(curve)
-    assert np.log(threshold / (1 - threshold)) == pytest.approx(1.5 * np.log(20), abs=0.4)
+    assert np.log(threshold / (1 - threshold)) == pytest.approx(1.5 * np.log(40 / (20 * SHIPPED_RATE)), abs=0.4)
 
 
 def test_a_rate_never_rises_with_the_threshold() -> None:

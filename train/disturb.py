@@ -180,18 +180,18 @@ class Kind(NamedTuple):
 
 
 KINDS = (
-    Kind(footsteps, 3.0),
-    Kind(thumps, 2.5),
+    Kind(footsteps, 3.0, alone_share=0.4),
+    Kind(thumps, 2.5, alone_share=0.4),
     Kind(machinery, 2.5),
     Kind(vehicles, 1.5),
-    Kind(spikes, 1.0),
-    Kind(steps, 1.0),
+    Kind(spikes, 1.0, alone_share=0.4),
+    Kind(steps, 1.0, alone_share=0.4),
     Kind(wind, 1.0),
     Kind(calibration, 0.7),
     Kind(gain_change, 0.7),
-    Kind(pulses, 1.0),
+    Kind(pulses, 1.0, alone_share=0.4),
     # On all components nothing tells it from an earthquake.
-    Kind(crackle, 2.0, alone_share=1.0),
+    Kind(crackle, 4.0, alone_share=1.0),
 )
 
 

@@ -25,6 +25,9 @@ NOT_INSTALLED = (
     "is not miniSEED; with pip install 'seismic-monitor[obspy]' other formats (GSE2, SAC, SLIST, …) are read too"
 )
 NOT_RECOGNISED = "is not a waveform file that miniSEED or ObsPy readers recognise"
+CUT_SHORT = "looks like WIN, and ends before the samples that its last header tells of"
+# How ObsPy's reader of WIN warns that it takes earlier bytes again for samples that are missing.
+_TAKEN_AGAIN = "This shouldn't happen"
 
 # PICKLE: to look at one is to run what it holds. MSEED: pymseed has already found no record.
 _FORMATS_NOT_TRIED = frozenset({"PICKLE", "MSEED"})
@@ -44,12 +47,14 @@ def read_foreign(path: str) -> list[Segment]:
         Its samples as int32, float32 or float64, split at gaps; in the file's order, unlimited in length.
 
     Raises:
-        ForeignFormatError: ObsPy is not installed, or no reader of it makes sense of the file.
+        ForeignFormatError: ObsPy is not installed, no reader of it makes sense of the file, or the file is cut short
+            where its reader would make samples up.
     """
     if importlib.util.find_spec("obspy") is None:
         raise ForeignFormatError(NOT_INSTALLED)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of deprecated dependencies and odd headers; nothing a user could act on
+        warnings.filterwarnings("error", message=_TAKEN_AGAIN)
         stream = _read_stream(path)
         return [segment for trace in stream for segment in _segments(trace)]
 
@@ -78,6 +83,8 @@ def _read_stream(path: str) -> "Stream":
                 stream = read(path)
                 if any(len(trace) for trace in stream):
                     return stream
+        except UserWarning as warning:
+            raise ForeignFormatError(CUT_SHORT) from warning
         except Exception:  # noqa: BLE001
             continue
     raise ForeignFormatError(NOT_RECOGNISED)
