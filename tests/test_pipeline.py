@@ -46,7 +46,7 @@ def finals(found: list[Detection]) -> list[Detection]:
     return [detection for detection in found if detection.state == "final"]
 
 
-QUAKE = earthquake(rate=100.0, p_s=40.0, s_minus_p=4.0, seconds=75.0, snr=12.0, seed=1)
+QUAKE = earthquake(rate=100.0, p_s=40.0, s_minus_p=3.0, seconds=75.0, snr=12.0, seed=1)
 P_NS = T0 + 40 * NS_PER_SECOND
 
 
@@ -56,7 +56,7 @@ def test_an_earthquake_is_one_detection_with_its_p_and_s(model: Model) -> None:
     assert abs(parse_time(final.onset) - P_NS) < 0.15 * NS_PER_SECOND
     assert final.phase == "P"
     assert final.s_onset is not None
-    assert abs(parse_time(final.s_onset) - P_NS - 4 * NS_PER_SECOND) < 0.4 * NS_PER_SECOND
+    assert abs(parse_time(final.s_onset) - P_NS - 3 * NS_PER_SECOND) < 0.4 * NS_PER_SECOND
     assert final.end is not None
     assert parse_time(final.s_onset) < parse_time(final.end)
     assert final.seed_ids == ["XX.ABC..HHZ", "XX.ABC..HHN", "XX.ABC..HHE"]
