@@ -19,6 +19,7 @@ from monitor.archive import archiver as archiver_module
 from monitor.archive import drawing, pictures
 from monitor.archive.archiver import RETRY_S, Archiver
 from monitor.archive.drawing import Drawing
+from monitor.archive.events import EventArchive
 from monitor.archive.layout import event_directories
 from monitor.archive.record import RawRecord
 from monitor.clock import Discipline, FixedClock
@@ -119,6 +120,39 @@ def test_what_is_offered_is_kept(tmp_path: Path) -> None:
     assert trial.metric("archive_sds_bytes") >= kept
     assert trial.metric("archive_events_bytes") > (folder / "waveforms.mseed").stat().st_size
     assert trial.metric("queue_dropped_total", queue="archive") == 0
+
+
+def test_killed_ahead_of_the_waveforms_they_come_with_the_first_batch(tmp_path: Path) -> None:
+    """Its last revision was on disk, so that nobody tells of it again; what comes first is longer than the memory."""
+
+    class Dies(FaultyDisk):
+        def write_at(self, path: Path, offset: int, data: bytes) -> None:
+            if path.name == "waveforms.mseed":
+                raise SystemError("killed")
+            super().write_at(path, offset, data)
+
+    before = EventArchive(tmp_path / "events", Settings(archive=ArchiveSettings(pictures=False)), disk=Dies())
+    before.start(0)
+    before.take(SOURCE[:330])
+    before.tell(told("final", 1, end_s=9.0), now_ns=ONSET_NS, monotonic_ns=0)
+    with pytest.raises(SystemError):
+        before.flush(0)
+    (folder,) = event_directories(tmp_path / "events")
+    assert {path.name for path in folder.iterdir()} == {"detection.json", "open.json"}
+    trial = Trial(tmp_path)
+
+    async def work() -> None:
+        trial.archiver.offer(map(packet, SOURCE))
+        await trial.all_written()
+        trial.archiver.offer((), [told("new", 0), told("final", 1, end_s=9.0)])
+        await trial.all_written()
+
+    trial.run(work)
+    assert not (folder / "open.json").exists()
+    wanted = [
+        r for r in SOURCE if r.span.next_ns > ONSET_NS - seconds(60) and r.span.start_ns < ONSET_NS + seconds(120)
+    ]
+    assert len((folder / "waveforms.mseed").read_bytes()) == sum(len(record.data) for record in wanted)
 
 
 def test_who_waits_for_pictures_is_told_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,22 @@ def test_killed_and_started_again_nothing_is_missing_or_twice(tmp_path: Path, ki
     assert again.archive.completed == 1
 
 
+def test_what_came_before_it_could_start_belongs_to_what_was_left_open(tmp_path: Path) -> None:
+    source = records(-200, 400)
+    feed = Feed(tmp_path)
+    feed.give(source[: until_s(source, 3.5)])
+    feed.tell(NEW)
+    feed.tell(FINAL)
+    (feed.folder / "waveforms.mseed").unlink()
+    again = EventArchive(tmp_path, Settings(archive=PLAIN), disk=Disk())
+    again.take(source[: until_s(source, 3.5)])
+    again.start(0)
+    again.tell(FINAL, now_ns=ONSET_NS, monotonic_ns=0)
+    again.take(source[until_s(source, 3.5) :])
+    again.flush(0)
+    same(feed.waveforms, wanted(source))
+
+
 @pytest.mark.parametrize(
     ("text", "damage"),
     [(b"2024", b"20x4"), (b"XX.ABC-2", b"\xff"), (b"{", b""), (b'"end":null', b'"end":"never"'), (b"new", b"old")],

@@ -221,10 +221,12 @@ class Archiver:
         # As the engine: a computer that knows its own clock to be wrong is no judge.
         now = None if self._clock.synchronised() is False else self._clock.now_ns()
         may_write = self._problem is None or monotonic >= self._retry_ns
+        # First of all: what an earlier process has left open takes its part of what comes now.
+        may_write = may_write and self._start(monotonic)
         self._take(items, now, monotonic)
         try:
             if may_write:
-                self._prepare(monotonic)
+                self._make_sure_of_room()
                 self._flush(now, monotonic)
         except OSError as error:
             self._fail(failure_reason(error), str(error), monotonic)
@@ -246,12 +248,19 @@ class Archiver:
             lost=(0 if events is None else events.lost) + (0 if sds is None else sds.lost),
         )
 
-    def _prepare(self, monotonic: int) -> None:
+    def _start(self, monotonic: int) -> bool:
         if not self._started:
-            for part in (self._events, self._sds):
-                if part is not None:
-                    part.start(monotonic)
+            try:
+                for part in (self._events, self._sds):
+                    if part is not None:
+                        part.start(monotonic)
+            except OSError as error:
+                self._fail(failure_reason(error), str(error), monotonic)
+                return False
             self._started = True
+        return True
+
+    def _make_sure_of_room(self) -> None:
         free, reserve = self._disk.free_bytes(self._directory), self._settings.archive.free_bytes
         if free < reserve:
             raise _NoRoomError(f"{self._directory}: {_size(free)} are free, free_bytes keeps {_size(reserve)}")

@@ -106,6 +106,7 @@ class EventArchive:
                 self._nameless[event.directory] = event
             else:
                 self._open[event.detection.id] = event
+                event.take(self._ring.records(event.detection.station))
         for event_id, event in gathered.items():
             # What was taken before.
             kept = self._ids.get(event.directory.name)
