@@ -40,7 +40,7 @@ def test_the_model_finds_what_nobody_picked(store: Store, monkeypatch: pytest.Mo
         for index in indices:
             probabilities = np.full((store.traces[index].npts // 20, 3), 0.01, np.float32)
             if index in (0, 8):
-                probabilities[P // 20 : S // 20, 0], probabilities[P // 20, 1] = 0.6, 0.9
+                probabilities[P // 20 : S // 20, 0], probabilities[P // 20, 1] = 0.85, 0.9
             said[index] = TraceOutputs(index, 1000, 0, 20, probabilities, np.full(len(probabilities), True))
         return said
 
@@ -57,6 +57,7 @@ def test_only_where_the_sequence_is_quiet_is_it_hard(store: Store) -> None:
     traces = list(store.traces)
     traces[17] = replace(traces[17], npts=1_000_000)  # one pick in 2.8 hours
     alarms = [FalseAlarm(4, 3000, 3500, 0.4), FalseAlarm(8, 100, 17_900, 0.9), FalseAlarm(17, 9000, 9100, 0.7)]
+    alarms.append(FalseAlarm(8, 5000, 6000, 0.7))  # not sure enough to be doubted as noise
     assert sort_out(traces, alarms) == Mined([(17, 9000), (4, 3000)], [(8, 0, 18_000)])
 
 

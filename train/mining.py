@@ -16,6 +16,8 @@ from train.traceinfo import RATE_HZ, TraceInfo
 # An active sequence has more earthquakes than anybody picks.
 _QUIET_PICKS_PER_HOUR = 3.0
 _THRESHOLD = 0.3
+# What is less sure there may as well be the noise that it was taken for.
+_DOUBT_THRESHOLD = 0.8
 _MOST_HARD = 1000
 # Of what is doubtful: ahead of its onset, and after its end, where an S that nobody picked may be.
 _AHEAD, _BEHIND = round(1.5 * RATE_HZ), round(5 * RATE_HZ)
@@ -77,6 +79,6 @@ def sort_out(traces: Sequence[TraceInfo], found: Sequence[bench.FalseAlarm]) -> 
         [
             (alarm.trace, max(0, alarm.sample - _AHEAD), min(traces[alarm.trace].npts, alarm.end + _BEHIND))
             for alarm in ranked
-            if active[alarm.trace]
+            if active[alarm.trace] and alarm.score >= _DOUBT_THRESHOLD
         ],
     )
