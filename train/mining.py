@@ -29,14 +29,14 @@ class Mined:
 
     Attributes:
         hard: (trace index, sample) of what is no earthquake and was taken for one, the surest first.
-        doubtful: (trace index, first sample, end sample) of what may be one that nobody picked.
+        doubtful: (trace index, first sample, end sample) of what may be an earthquake that nobody picked.
     """
 
     hard: list[tuple[int, int]] = field(default_factory=list)
     doubtful: list[tuple[int, int, int]] = field(default_factory=list)
 
     def __add__(self, later: "Mined") -> "Mined":
-        """All that was ever hard, since it is to stay learned; but only what a later model doubts, too."""
+        """All that was ever hard, since it is to stay learned; of what is doubtful, what the later model says."""
         return Mined(list(dict.fromkeys(self.hard + later.hard)), later.doubtful)
 
     def named(self, store: Store) -> dict[str, Any]:
