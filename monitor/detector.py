@@ -18,7 +18,7 @@ Bool = npt.NDArray[np.bool_]
 # An S is not looked for sooner after the P: three kilometres off, nearer than a network can tell the two apart.
 _LEAST_S_MINUS_P_S = 0.4
 
-CLEAR_P = 0.5
+CLEAR_P = 0.3
 """Least probability of a P that is looked for further back than the rise."""
 
 

@@ -151,7 +151,7 @@ def test_a_clear_p_long_before_the_trigger_is_the_onset() -> None:
         (0.8, 0.3, 0.5, 20.0, 32.0),
         (0.8, 0.6, 0.2, 32.0, None),  # no S: an earthquake of its own
         (0.7, 0.8, 0.5, 32.0, None),  # what rises is the likelier P
-        (0.45, 0.3, 0.5, None, 32.0),  # nothing clear before: the S it is, and the P was not seen
+        (0.25, 0.2, 0.5, None, 32.0),  # nothing clear before: the S it is, and the P was not seen
     ],
 )
 def test_an_s_that_rises_belongs_to_the_p_that_did_not(
