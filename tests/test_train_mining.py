@@ -1,4 +1,4 @@
-"""What the model itself finds in the training noise: hard where nothing happened, doubtful in an active sequence."""
+"""What the model itself finds in the training noise, what a person found there, and the mean of several models."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +12,9 @@ from tests.train_store import TINY, P, S, write_store
 from train.benchmark import FalseAlarm
 from train.dataset import Store
 from train.fit import fit, save_mean, weights_of
-from train.mining import Mined, mine, sort_out
+from train.mining import is_quiet, mine, surest
 from train.outputs import TraceOutputs
 from train.reviewed import read_reviewed, with_reviewed
-from train.traceinfo import Pick
 
 
 @pytest.fixture(scope="module")
@@ -23,15 +22,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return write_store(tmp_path_factory.mktemp("mining") / "store")
 
 
-def without_labels(store: Store) -> Store:
-    """Earthquakes that nobody picked: in a noise trace, and in a continuous one whose picks are elsewhere."""
+def test_what_is_found_where_nothing_was_picked_is_hard(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     traces = list(store.traces)
     traces[0] = replace(traces[0], kind="noise", picks=(), events=())
-    traces[8] = replace(traces[8], picks=(Pick("P", 17_000.0),), events=((17_000.0, None),))
-    return Store(store.path, store.manifest, traces)
-
-
-def test_the_model_finds_what_nobody_picked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     looked_at: list[int] = []
 
     def sure_of_the_earthquakes(store: Store, indices: list[int], *_: Any, **__: Any) -> dict[int, TraceOutputs]:
@@ -39,39 +32,28 @@ def test_the_model_finds_what_nobody_picked(store: Store, monkeypatch: pytest.Mo
         said = {}
         for index in indices:
             probabilities = np.full((store.traces[index].npts // 20, 3), 0.01, np.float32)
-            if index in (0, 8):
+            if index == 0:
                 probabilities[P // 20 : S // 20, 0], probabilities[P // 20, 1] = 0.85, 0.9
             said[index] = TraceOutputs(index, 1000, 0, 20, probabilities, np.full(len(probabilities), True))
         return said
 
     monkeypatch.setattr("train.mining.all_outputs", sure_of_the_earthquakes)
-    mined = mine(without_labels(store), TINY, default_model_path(), lambda *_: None)
-    assert looked_at == [0, 4, 5, 6, 7, 8], "the training split's noise and continuous traces"
-    assert mined.hard == [(0, P)]
-    ((index, first, end),) = mined.doubtful
-    assert index == 8
-    assert first < P < S < end < 17_000
+    assert mine(Store(store.path, store.manifest, traces), TINY, default_model_path(), lambda *_: None) == [(0, P)]
+    assert looked_at == [0, 4, 5, 6, 7], "the training split's noise, but for the active sequence"
 
 
-def test_only_where_the_sequence_is_quiet_is_it_hard(store: Store) -> None:
-    traces = list(store.traces)
-    traces[17] = replace(traces[17], npts=1_000_000)  # one pick in 2.8 hours
-    alarms = [FalseAlarm(4, 3000, 3500, 0.4), FalseAlarm(8, 100, 17_900, 0.9), FalseAlarm(17, 9000, 9100, 0.7)]
-    alarms.append(FalseAlarm(8, 5000, 6000, 0.7))  # not sure enough to be doubted as noise
-    assert sort_out(traces, alarms) == Mined([(17, 9000), (4, 3000)], [(8, 0, 18_000)])
+def test_what_nobody_picked_in_an_active_sequence_may_be_an_earthquake(store: Store) -> None:
+    active = store.traces[8]
+    assert active.picks
+    assert not is_quiet(active)
+    assert is_quiet(replace(active, picks=active.picks[:1], npts=1_000_000)), "one pick in 2.8 hours"
+    assert is_quiet(store.traces[4])
 
 
-def test_what_was_hard_stays_hard_and_what_is_doubtful_is_the_last_models() -> None:
-    earlier, later = Mined([(1, 5), (2, 6)], [(3, 0, 9)]), Mined([(2, 6), (1, 7)], [(4, 0, 9)])
-    assert earlier + later == Mined([(1, 5), (2, 6), (1, 7)], [(4, 0, 9)])
-
-
-def test_doubtful_is_unknown(store: Store) -> None:
-    changed = store.with_unknown([(4, 100, 200), (4, 150, 300), (8, 0, 10)])
-    assert changed.traces[4].unknown == ((100, 300),)
-    assert changed.traces[8].unknown == ((0, 10),)
-    assert store.traces[4].unknown == (), "the store itself stays as it is"
-    np.testing.assert_array_equal(changed.waveform(4), store.waveform(4))
+def test_the_surest_come_first() -> None:
+    alarms = [FalseAlarm(4, 3000, 3500, 0.4), FalseAlarm(17, 9000, 9100, 0.7)]
+    assert surest(alarms) == [(17, 9000), (4, 3000)]
+    assert len(surest([FalseAlarm(4, at, at + 10, 0.4) for at in range(1200)])) == 1000
 
 
 def test_reviewed_stretches_are_unknown_but_for_labelled_arrivals(store: Store, tmp_path: Path) -> None:

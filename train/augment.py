@@ -1,5 +1,6 @@
 """Training examples: a recording, changed as the field would change it, its spectrogram and its targets."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from train.disturb import disturb, noise_scale
 from train.geometry import look_ahead_frames, output_stride
 from train.settings import Settings
 from train.spectral import filtered, in_band
-from train.traceinfo import TraceInfo
+from train.traceinfo import Place, TraceInfo
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -173,13 +174,13 @@ class ExampleMaker:
             if not members:
                 raise ValueError(f"no {name} traces in split {split!r} of {store.path}")
             self._pools[name] = (members, self._chances(members, name))
-        self._extra_noise: list[tuple[int, int]] = []
+        self._extra_noise: Sequence[Place] = ()
         frames = settings.augment.seconds * 1000 // round(1000 * settings.spectrogram.frame_interval_s)
         self.n_frames = frames - frames % output_stride(settings)
         self.npts = (self.n_frames - 1) * settings.spectrogram.hop + settings.spectrogram.span
 
-    def add_hard_negatives(self, places: list[tuple[int, int]]) -> None:
-        """Draw a part of the noise from around these (trace index, sample)."""
+    def add_hard_negatives(self, places: Sequence[Place]) -> None:
+        """Draw a part of the noise from around these places."""
         self._extra_noise = places
 
     def _chances(self, members: list[int], name: str) -> F64:
@@ -368,10 +369,6 @@ def _mix(crop: Crop, noise: Crop, rng: Rng, snr_range_db: tuple[float, float]) -
     crop.real = common
     crop.unknown |= noise.unknown
     crop.events += noise.events
-    if snr_db < 1.0:
-        # Whether anybody could see it now is not known.
-        crop.unknown[max(0, p - 50) :] = True
-        crop.events = [pair for pair in crop.events if pair[0] is None or pair[0] < p - 50]
 
 
 def _low_pass(crop: Crop, corner_hz: float, *, order: int) -> None:

@@ -12,8 +12,7 @@ Only one trace is in memory while preparing, and only the labels while training.
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +24,7 @@ from train.reviewed import read_reviewed, with_reviewed
 from train.sources import Progress, SourceSpec, Tally, discover, distinct, first_match, source_spec
 from train.sources_continuous import read_continuous
 from train.sources_seisbench import read_seisbench
-from train.traceinfo import RATE_HZ, Kind, Pick, Split, TraceInfo, merge_intervals
+from train.traceinfo import RATE_HZ, Kind, Pick, Split, TraceInfo
 
 __all__ = ["Pick", "SourceSpec", "Store", "TraceInfo", "discover", "distinct", "prepare", "source_spec", "summary"]
 
@@ -98,14 +97,6 @@ class Store:
         offset = int(self._offsets[index % len(self.traces)])
         block = self._samples[offset : offset + 3 * info.npts].reshape(3, info.npts)
         return np.array(block[:, start:stop], np.float32)
-
-    def with_unknown(self, more: Iterable[tuple[int, int, int]]) -> "Store":
-        """The same recordings with more of which the truth is not known: (index, first sample, end sample)."""
-        traces = list(self.traces)
-        for index, first, end in more:
-            info = traces[index]
-            traces[index] = replace(info, unknown=merge_intervals((*info.unknown, (first, end))))
-        return Store(self.path, self.manifest, traces)
 
     def select(
         self,

@@ -152,16 +152,26 @@ def pulses(wave: F64, rng: Rng) -> None:
 
 def crackle(wave: F64, rng: Rng) -> None:
     """Bursts of noise, each with a sharp begin: a bad contact, a thunderstorm in the cable."""
-    scale, n = noise_scale(wave), wave.shape[1]
-    begin, length = rng.uniform(-5, n / _RATE), 10 ** rng.uniform(0, 1.5)
+    begin, length = rng.uniform(-5, wave.shape[1] / _RATE), 10 ** rng.uniform(0, 1.5)
     for at in begin + length * rng.random(int(rng.integers(1, 15))):
-        i = int(at * _RATE)
-        if 0 <= i < n - 20:
-            m = min(int(rng.integers(20, 400)), n - i)
-            low = rng.uniform(1.5, 20)
-            burst = _band_noise(rng, m, low, low * rng.uniform(1.5, 8))
-            fade = np.exp(-np.arange(m) / _RATE / 10 ** rng.uniform(-1.3, 0.2))
-            wave[:, i : i + m] += scale * _level(rng) * _shape(rng) * fade * burst
+        _burst(wave, rng, int(at * _RATE), level=_level(rng))
+
+
+def rattle(wave: F64, rng: Rng) -> None:
+    """Bursts of much the same strength that go on for seconds: rain, animals, work, something loose by the sensor."""
+    begin, length, level = rng.uniform(-10, wave.shape[1] / _RATE), 10 ** rng.uniform(0.3, 1.6), _level(rng)
+    for at in begin + length * rng.random(int(rng.integers(4, 30))):
+        _burst(wave, rng, int(at * _RATE), level=level * 10 ** rng.normal(0, 0.2))
+
+
+def _burst(wave: F64, rng: Rng, at: int, *, level: float) -> None:
+    """Band noise that begins at a sample at once and fades, each component with a strength of its own."""
+    scale, n = noise_scale(wave), wave.shape[1]
+    if 0 <= at < n - 20:
+        m, low = min(int(rng.integers(20, 400)), n - at), rng.uniform(1.5, 20)
+        burst = _band_noise(rng, m, low, low * rng.uniform(1.5, 8))
+        fade = np.exp(-np.arange(m) / _RATE / 10 ** rng.uniform(-1.3, 0.2))
+        wave[:, at : at + m] += scale * level * _shape(rng) * fade * burst
 
 
 class Kind(NamedTuple):
@@ -190,8 +200,9 @@ KINDS = (
     Kind(calibration, 0.7),
     Kind(gain_change, 0.7),
     Kind(pulses, 1.0, alone_share=0.4),
-    # On all components nothing tells it from an earthquake.
-    Kind(crackle, 4.0, alone_share=1.0),
+    # A burst on all components is told from an earthquake by those that follow it alone.
+    Kind(crackle, 3.0, alone_share=1.0),
+    Kind(rattle, 3.0),
 )
 
 

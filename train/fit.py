@@ -18,8 +18,8 @@ from train.augment import ExampleMaker
 from train.cluster import cluster, lost_workers, mean_over, same_on_all
 from train.dataset import Store
 from train.geometry import REFERENCE_FRAMES, context_frames
-from train.mining import Mined
 from train.settings import Settings
+from train.traceinfo import Place
 
 F32 = npt.NDArray[np.float32]
 Batch = tuple[npt.NDArray[np.float16], F32, F32]
@@ -63,12 +63,12 @@ def _produce(
     store_path: Path,
     settings_json: bytes,
     worker: int,
-    mined: Mined,
+    hard_negatives: Sequence[Place],
     out: "multiprocessing.Queue[Batch]",
 ) -> None:
     settings = msgspec.json.decode(settings_json, type=Settings)
-    maker = ExampleMaker(Store.open(store_path).with_unknown(mined.doubtful), settings)
-    maker.add_hard_negatives(mined.hard)
+    maker = ExampleMaker(Store.open(store_path), settings)
+    maker.add_hard_negatives(hard_negatives)
     rng = np.random.default_rng([settings.seed, worker])
     parent = multiprocessing.parent_process()
     while True:
@@ -83,7 +83,9 @@ def _produce(
                     return
 
 
-def batches(store: Store, settings: Settings, mined: Mined, *, rank: int = 0) -> Generator[Batch, None, None]:
+def batches(
+    store: Store, settings: Settings, hard_negatives: Sequence[Place], *, rank: int = 0
+) -> Generator[Batch, None, None]:
     """Give batches without end, made by `settings.fit.workers` processes, in a fixed order; others for each rank."""
     context = multiprocessing.get_context("spawn")
     queues: list[Any] = [context.Queue(_QUEUED_BATCHES) for _ in range(settings.fit.workers)]
@@ -91,7 +93,7 @@ def batches(store: Store, settings: Settings, mined: Mined, *, rank: int = 0) ->
     processes = [
         context.Process(
             target=_produce,
-            args=(store.path, text, rank * settings.fit.workers + worker, mined, queues[worker]),
+            args=(store.path, text, rank * settings.fit.workers + worker, hard_negatives, queues[worker]),
             daemon=True,
         )
         for worker in range(settings.fit.workers)
@@ -156,7 +158,7 @@ def fit(
     settings: Settings,
     out: Path,
     *,
-    mined: Mined | None = None,
+    hard_negatives: Sequence[Place] = (),
     start_from: Path | None = None,
     report: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Path:
@@ -166,7 +168,7 @@ def fit(
         store: The prepared recordings.
         settings: The run.
         out: Folder for `model.keras` and `history.json` (`history_mined.json` where it goes on from weights).
-        mined: What an earlier model found in the training noise.
+        hard_negatives: Where in the training noise an earlier model gave false alarms.
         start_from: Weights to go on from.
         report: Told the step and the smoothed losses about every second.
 
@@ -219,7 +221,7 @@ def fit(
     history: list[dict[str, float]] = []
     smooth: F32 | None = None
     told = time.monotonic()
-    source = batches(store, settings, mined or Mined(), rank=workers.rank)
+    source = batches(store, settings, hard_negatives, rank=workers.rank)
     with contextlib.closing(source), lost_workers():
         for number in range(settings.fit.steps):
             x, y, w = next(source)

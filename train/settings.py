@@ -46,7 +46,7 @@ class AugmentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     event_share: float = 0.6
     mix_share: float = 0.55
     noise_mix_share: float = 0.0
-    mix_snr_db: tuple[float, float] = (-2.0, 25.0)
+    mix_snr_db: tuple[float, float] = (-6.0, 20.0)
     second_share: float = 0.1
     tempo_share: float = 0.25
     filter_share: float = 0.35
@@ -96,9 +96,9 @@ class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """
 
     steps: int = 3600
-    mining_rounds: int = 3
+    mining_rounds: int = 5
     mining_steps: int = 700
-    mean_of_rounds: Annotated[int, msgspec.Meta(ge=1)] = 2
+    mean_of_rounds: Annotated[int, msgspec.Meta(ge=1)] = 3
     mining_rate_share: float = 0.3
     batch: int = 48
     learning_rate: float = 3e-3

@@ -15,12 +15,13 @@ from train import benchmark as bench
 from train.calibrate import calibrated, fit_platt, known_frames
 from train.dataset import Store
 from train.evaluate import choose_windows, evaluate
-from train.mining import Mined, mine
+from train.mining import mine
 from train.outputs import F32, FloatModel, Progress, TraceOutputs, all_outputs
 from train.peers import Peer, all_p_probabilities
 from train.settings import Settings
 from train.stalta import ALL as STA_LTA
 from train.stalta import StaLta, trace_ratio
+from train.traceinfo import Place
 
 Watch = Callable[[str], Progress]
 """Given what is being done, gives what to tell how far it is."""
@@ -109,11 +110,13 @@ def train(
     path = fit(store, settings, out, report=lambda step, losses: report("training", step, first.steps, losses))
     if not first.mining_steps or settings.network.name != "stream":
         return path
-    mined, late = Mined(), [weights_of(path)]
+    hard: list[Place] = []
+    late = [weights_of(path)]
     for number in range(1, first.mining_rounds + 1):
         early = quantize(store, settings, path, out / "before_mining")
-        mined += mine(store, settings, early, watch("mining"))
-        write_json(mined.named(store), out / MINED_FILE)
+        # All that was ever hard, since it is to stay learned.
+        hard = list(dict.fromkeys(hard + mine(store, settings, early, watch("mining"))))
+        write_json({"places": [[store.traces[index].name, sample] for index, sample in hard]}, out / MINED_FILE)
         later = msgspec.structs.replace(
             settings,
             # Other examples than before.
@@ -123,7 +126,7 @@ def train(
             ),
         )
         told = _Told(report, f"with mined negatives, round {number}", first.mining_steps)
-        path = fit(store, later, out, mined=mined, start_from=path, report=told)
+        path = fit(store, later, out, hard_negatives=hard, start_from=path, report=told)
         late.append(weights_of(path))
     save_mean(path, late[-first.mean_of_rounds :])
     return path

@@ -21,6 +21,8 @@ Phase = Literal["P", "S"]
 Kind = Literal["event", "noise", "other", "continuous"]
 Split = Literal["train", "dev"]
 Interval = tuple[int, int]
+Place = tuple[int, int]
+"""Index of a trace in the store, and a sample."""
 EventPair = tuple[float | None, float | None]
 
 
