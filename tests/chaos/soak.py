@@ -28,6 +28,8 @@ from tests.service import Monitor
 
 # What the service may still grow by, as a straight line through what was measured once it is warm.
 MOST_MIB_A_DAY = 0.5
+# What it may have at most, however short the run: without stations, and more for each of three channels.
+MOST_MIB, MOST_MIB_A_STATION = 140.0, 2.5
 # Until everything that is kept has been filled once: the archive's files, the page's history, the libraries' caches.
 _WARM_SHARE = 0.3
 # Until then the service fills what it keeps: a day of drums, some hundred events of the page and the archive.
@@ -43,7 +45,8 @@ _QUEUES = re.compile(r'^(monitor_queue_items\{queue="packets"\}|monitor_outbox_m
 _DROPPED = re.compile(r"^monitor_(?:queue|outbox|archive)_dropped_total(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 PROMISE = (
-    f"memory grows by less than {MOST_MIB_A_DAY:g} MiB a day, descriptors and queues stay, the detections heard are"
+    f"memory stays under {MOST_MIB:g} MiB and {MOST_MIB_A_STATION:g} for each station and, once it is filled, grows by"
+    f" less than {MOST_MIB_A_DAY:g} a day, descriptors and queues stay, the detections heard are"
     " those of a replay"
 )
 
@@ -120,7 +123,7 @@ def soak(folder: Path, outcome: Outcome, *, stations: int, hours: float) -> None
             monitor.kill()
         heard = list(listener.detections)
     outcome.runs = round(hours * stations)
-    _judge(outcome, seen, heard, expected, code=code, log=monitor.log)
+    _judge(outcome, seen, heard, expected, stations=stations, code=code, log=monitor.log)
     outcome.note += (
         f"; {len(expected)} revisions; {seconds * stations / took_s:.0f} times real time,"
         f" {cost_s / (hours * stations):.2f} processor seconds an hour of a station"
@@ -190,12 +193,21 @@ def _watch(monitor: Monitor, listener: Listener, server: PlaybackServer, waves: 
     return seen
 
 
-def _judge(outcome: Outcome, seen: _Seen, heard: list[dict[str, Any]], expected: Said, *, code: int, log: str) -> None:
+def _judge(
+    outcome: Outcome,
+    seen: _Seen,
+    heard: list[dict[str, Any]],
+    expected: Said,
+    *,
+    stations: int,
+    code: int,
+    log: str,
+) -> None:
     warm = seen.warm()
     mib, descriptors = seen.mib[warm], seen.descriptors[warm]
     outcome.note = (
         f"{mib[0]:.0f} to {mib[-1]:.0f} MiB, {max(seen.mib):.0f} at most, {seen.slope:+.3f} MiB a day of data"
-        f"{'' if _is_long(seen) else ', not judged: it still fills what it keeps'};"
+        f"{'' if _is_long(seen) else ' (that is not judged: it still fills what it keeps)'};"
         f" {min(descriptors)} to {max(descriptors)} descriptors; at most {max(seen.packets):.0f} packets and"
         f" {max(seen.messages):.0f} messages waited, {seen.dropped:.0f} dropped"
     )
@@ -203,6 +215,8 @@ def _judge(outcome: Outcome, seen: _Seen, heard: list[dict[str, Any]], expected:
         outcome.fail(f"exit code {code}: {log[-2000:]}")
     if _is_long(seen) and seen.slope > MOST_MIB_A_DAY:
         outcome.fail(f"memory grows by {seen.slope:.2f} MiB a day")
+    if max(seen.mib) > (most := MOST_MIB + MOST_MIB_A_STATION * stations):
+        outcome.fail(f"{max(seen.mib):.0f} MiB, more than {most:.0f}")
     if max(descriptors) > descriptors[0] + _MORE_DESCRIPTORS:
         outcome.fail(f"{max(descriptors)} descriptors, {descriptors[0]} once warm")
     if seen.dropped:
