@@ -9,7 +9,7 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#595959", "#CC79A7", "#5
 
 
 def write_figures(benchmark: Mapping[str, Any], out: Path) -> list[Path]:
-    """Draw recall against false alarms, onset errors, delays and reliability.
+    """Draw recall against false alarms and against how faint the earthquakes are, onset errors, delays, reliability.
 
     Args:
         benchmark: As `python -m train benchmark` writes it.
@@ -55,6 +55,19 @@ def write_figures(benchmark: Mapping[str, Any], out: Path) -> list[Path]:
             right.hist([min(value, 10.0) for value in onsets["delays_s"]], 50, color=_COLORS[0])
             right.set(xlabel="first told after the labelled P, s (10 or more in the last)", ylabel="picks")
             save(figure, "onsets.png")
+
+        if faint := benchmark.get("faint"):
+            figure = Figure(figsize=(6, 4), layout="constrained")
+            panel = figure.subplots()
+            for color, (name, at) in zip(cycle(_COLORS), faint["recall"].items(), strict=False):
+                for threshold, recalls in at.items():
+                    if threshold.endswith("/h"):
+                        style = "-" if threshold == "1 /h" else "--"
+                        panel.plot(faint["ratios_db"], recalls, style, color=color, label=f"{name}, at {threshold}")
+            panel.set(xlabel="power of the P over the noise's, dB", ylabel="recall of P", ylim=(0, 1))
+            panel.grid(color="#e4e4e4")
+            panel.legend(frameon=False)
+            save(figure, "faint.png")
 
         bins = benchmark.get("reliability", {}).get("bins", [])
         if bins:

@@ -102,6 +102,20 @@ def _recall_table(head: str, rows: Mapping[str, Any]) -> str:
     )
 
 
+def faint_text(faint: Mapping[str, Any]) -> str:
+    """Recall of faint earthquakes as Markdown, with what they are."""
+    rows = [
+        [f"{name}, at {threshold}", *(f"{value:.2f}" for value in recalls)]
+        for name, of in faint["recall"].items()
+        for threshold, recalls in of.items()
+    ]
+    return (
+        "How faint an earthquake may be: clear ones laid over noise, the power of their P (first 1.5 s, vertical, 1.5 "
+        f"to 20 Hz) so much above or below it, {faint['p_arrivals_each']} of each; recall at thresholds of the table "
+        f"above.\n\n{table(('P over noise', *(f'{ratio} dB' for ratio in faint['ratios_db'])), rows)}"
+    )
+
+
 def onset_tables(benchmark: Mapping[str, Any]) -> str:
     """Onset errors and delays as Markdown."""
     onsets = benchmark["onsets"]
@@ -175,10 +189,11 @@ def continuous_text(benchmark: Mapping[str, Any], *, by: Collection[str] | None 
     """The figures on continuous data as Markdown, with the rules behind them; broken down by these properties."""
     first: Mapping[str, Any] = next(iter(benchmark["detectors"].values()))
     parity = benchmark["parity"]
+    faint = f"{faint_text(of)}\n\n" if (of := benchmark.get("faint")) else ""
     return (
         f"{first['p_arrivals']} labelled P arrivals and {first['noise_hours']} hours of noise at {first['stations']} "
         f"stations, split: {benchmark['split']}.\n\n{_RULES}\n\n{benchmark_tables(benchmark, by=by)}\n\n"
-        f"{onset_tables(benchmark)}\n\nOf the detections of the float and the int8 network together, "
+        f"{faint}{onset_tables(benchmark)}\n\nOf the detections of the float and the int8 network together, "
         f"{100 * parity['missing_share']:.1f} % are not in the other at all, and {100 * parity['share']:.1f} % have "
         "none there whose onset is within 0.5 s. Expected calibration error of the event probability, by frame: "
         f"{benchmark['reliability'].get('expected_calibration_error')}."

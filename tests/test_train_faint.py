@@ -1,0 +1,63 @@
+"""Earthquakes of known strength over noise: as strong as is said, labelled where they are, found if strong."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from monitor.detector import DetectorSettings
+from monitor.model import Model, default_model_path
+from tests.train_store import NPTS, P, S, write_store
+from train.benchmark import make_task, model_detect
+from train.dataset import Store
+from train.faint import RATIOS_DB, FaintStore, faint_figures, lay
+from train.outputs import all_outputs
+from train.report import faint_text
+from train.spectral import in_band
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return write_store(tmp_path_factory.mktemp("faint") / "store")
+
+
+@pytest.fixture(scope="module")
+def faint(store: Store) -> FaintStore:
+    return lay(store, store.select(split="dev"), seed=1)
+
+
+def test_the_p_is_as_strong_as_is_said(faint: FaintStore) -> None:
+    assert set(faint.ratios_db) == set(RATIOS_DB)
+    for index in (i for i, ratio_db in enumerate(faint.ratios_db) if ratio_db == 10):
+        (p, s) = faint.traces[index].events[0]
+        assert (p, s) == (3000, 3000 + S - P)
+        vertical = in_band(faint.waveform(index)[0].astype(np.float64))
+        noise, with_p = np.mean(vertical[1000:2700] ** 2), np.mean(vertical[3000:3150] ** 2)
+        assert with_p / noise == pytest.approx(11, rel=0.5)
+
+
+def test_a_piece_is_a_piece_of_the_whole(faint: FaintStore) -> None:
+    whole = faint.waveform(2)
+    assert whole.shape == (3, faint.traces[2].npts)
+    np.testing.assert_array_equal(faint.waveform(2, 2900, 3100), whole[:, 2900:3100])
+
+
+def test_the_stronger_the_more_are_found(faint: FaintStore) -> None:
+    outputs = all_outputs(faint, range(len(faint)), Model(default_model_path()))
+    at = model_detect(outputs, DetectorSettings())
+    figures = faint_figures(faint, {"int8": (at, {"1 /h": 0.3, "its default": 0.999999})})
+    assert figures["p_arrivals_each"] == len(make_task(faint, range(len(faint))).all_wanted) / len(RATIOS_DB) > 0
+    of = figures["recall"]["int8"]
+    assert of["its default"] == [0.0] * len(RATIOS_DB)
+    assert of["1 /h"][-1] > of["1 /h"][0]
+    text = faint_text(figures)
+    assert f"| int8, at 1 /h | {of['1 /h'][0]:.2f} |" in text
+
+
+def test_without_noise_or_clear_earthquakes_there_are_none(store: Store) -> None:
+    assert len(lay(store, store.select(split="dev", kind="event"), seed=1)) == 0
+    assert len(lay(store, store.select(split="dev", kind="noise"), seed=1)) == 0
+    traces = [replace(info, events=((NPTS - 100.0, None),)) if info.kind == "event" else info for info in store.traces]
+    late = Store(Path(store.path), store.manifest, traces)
+    assert len(lay(late, late.select(split="dev"), seed=1)) == 0
