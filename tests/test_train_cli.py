@@ -158,6 +158,16 @@ def test_from_a_store_to_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "STA/LTA",
     ):
         assert text in card
+    on = ("--store", store, "--out", tmp_path / "on")
+    assert run("fit", *on, "--settings", settings, "--start-from", out / "tiny.tflite")[0] == 0
+    assert run("quantize", *on)[0] == 0
+    assert run("report", *on)[0] == 0
+    card = (tmp_path / "on" / "tiny.md").read_text()
+    assert "--start-from MODEL" in card
+    assert report["model"]["sha256"] in card
+    code, _, stderr = run("fit", *on, "--start-from", out / "tiny.tflite")
+    assert code == EXIT_USAGE
+    assert "tiny.tflite: its network is" in stderr
     code, stdout, _ = run("compare", out)
     assert code == 0
     assert stdout.count("\n") == 3

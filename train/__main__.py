@@ -53,6 +53,13 @@ ExcludeOption = Annotated[
     list[str] | None,
     typer.Option(metavar="PATTERN", help="Data sets to leave out of training, * and ? allowed. Repeatable."),
 ]
+StartFromOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="TFLITE",
+        help="Go on from this model with the rounds of mining alone, such as from monitor/models/seismic.tflite.",
+    ),
+]
 SplitOption = Annotated[Literal["dev", "train", "all"], typer.Option(help="Which part of the store.")]
 OnlyOption = Annotated[
     list[str] | None, typer.Option(metavar="PATTERN", help="Only these data sets, * and ? allowed. Repeatable.")
@@ -91,6 +98,7 @@ def fit(
     seed: SeedOption = None,
     steps: StepsOption = None,
     exclude: ExcludeOption = None,
+    start_from: StartFromOption = None,
 ) -> None:
     """Train the float network.
 
@@ -100,7 +108,7 @@ def fit(
     is the result; the others keep theirs in OUT/worker-N. One process uses one accelerator: start one for each.
     """
     with _plain_errors():
-        _fit(store or out / "store", out, settings, seed, steps, exclude)
+        _fit(store or out / "store", out, _read_settings(settings, seed, steps, exclude, start_from), start_from)
 
 
 @app.command()
@@ -179,16 +187,18 @@ def everything(
     seed: SeedOption = None,
     steps: StepsOption = None,
     exclude: ExcludeOption = None,
+    start_from: StartFromOption = None,
     install: Annotated[bool, typer.Option("--install", help="Copy the model to monitor/models/.")] = False,
 ) -> None:
     """Go from recordings to the model, its report and its card."""
     with _plain_errors():
-        _read_settings(settings, seed, steps, exclude)  # what is wrong there should not wait for the data
+        # What is wrong there should not wait for the data.
+        run = _read_settings(settings, seed, steps, exclude, start_from)
         if _cluster().size > 1:
             raise _WrongError("all works on one machine; on several, run prepare and fit on each, then the rest on one")
         store = store or out / "store"
         _prepare(data, store, seed)
-        _fit(store, out, settings, seed, steps, exclude)
+        _fit(store, out, run, start_from)
         _quantize(store, out)
         _judge(store, out, "dev", [], ("benchmark", "evaluate"), calibrate=True)
         _report(store, out, install=install)
@@ -287,9 +297,12 @@ class _Part:
         self._watch.show(self._name, done, total)
 
 
-def _read_settings(path: Path | None, seed: int | None, steps: int | None, exclude: list[str] | None) -> "Settings":
+def _read_settings(
+    path: Path | None, seed: int | None, steps: int | None, exclude: list[str] | None, start_from: Path | None
+) -> "Settings":
     import msgspec  # noqa: PLC0415
 
+    from train.restore import check_restorable  # noqa: PLC0415
     from train.settings import read_settings  # noqa: PLC0415
 
     with _users_part():
@@ -302,6 +315,9 @@ def _read_settings(path: Path | None, seed: int | None, steps: int | None, exclu
         settings = replace(settings, fit=replace(settings.fit, steps=steps, mining_steps=mining))
     if exclude:
         settings = replace(settings, data=replace(settings.data, exclude=[*settings.data.exclude, *exclude]))
+    if start_from is not None:
+        with _users_part():
+            settings = replace(settings, start_from=check_restorable(start_from, settings))
     return settings
 
 
@@ -351,10 +367,7 @@ def _cluster() -> "Cluster":
         return cluster()
 
 
-def _fit(
-    store: Path, out: Path, path: Path | None, seed: int | None, steps: int | None, exclude: list[str] | None
-) -> None:
-    settings = _read_settings(path, seed, steps, exclude)
+def _fit(store: Path, out: Path, settings: "Settings", start_from: Path | None) -> None:
     workers = _cluster()
     if not workers.chief:
         out = out / f"worker-{workers.rank}"  # the folder may be shared
@@ -370,7 +383,7 @@ def _fit(
         def tell(part: str, step: int, steps: int, losses: dict[str, float]) -> None:
             watch.show(part, step, steps, "  ".join(f"{k} {v:.4f}" for k, v in losses.items()))
 
-        train(prepared, settings, out, watch=watch.part, report=tell)
+        train(prepared, settings, out, start_from=start_from, watch=watch.part, report=tell)
     save_settings(settings, out)
 
 
@@ -459,6 +472,8 @@ def _report(store: Path, out: Path, *, install: bool) -> None:
     command += ["--steps", str(settings.fit.steps)]
     for pattern in settings.data.exclude:
         command += ["--exclude", pattern]
+    if settings.start_from:
+        command += ["--start-from", "MODEL"]
     if settings.network.name == "reference":
         command += ["--settings", "train/configs/reference.toml"]
     files = [

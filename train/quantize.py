@@ -33,7 +33,7 @@ _REFERENCE_OUTPUTS = 4
 _FIXED_OUTPUTS = 5
 # The last layer of `stream` gives log-odds / 2.5 + 3, cut off at 0 and 6: from -7.5 to 7.5 nothing is lost that
 # matters, and a step of int8 is 0.06 instead of what the rarest extreme allows.
-_HEAD_LOG_ODDS = LogOdds(scale=2.5, offset=-7.5)
+HEAD_LOG_ODDS = LogOdds(scale=2.5, offset=-7.5)
 # Where decisions are made: below it nothing is, nearer to their end outputs may be cut off.
 _DECISIVE_LOG_ODDS = (0.0, 7.25)
 
@@ -69,7 +69,7 @@ def quantize(store: Store, settings: Settings, keras_path: Path, out: Path) -> P
     head = fixed.get_layer(HEAD) if streaming else fixed.layers[-1]
     if streaming:
         kernel, bias = head.get_weights()
-        head.set_weights([kernel / _HEAD_LOG_ODDS.scale, (bias - _HEAD_LOG_ODDS.offset) / _HEAD_LOG_ODDS.scale])
+        head.set_weights([kernel / HEAD_LOG_ODDS.scale, (bias - HEAD_LOG_ODDS.offset) / HEAD_LOG_ODDS.scale])
     maker = ExampleMaker(store, settings)
     rng = np.random.default_rng([settings.seed, 1_000_003])
 
@@ -100,7 +100,7 @@ def quantize(store: Store, settings: Settings, keras_path: Path, out: Path) -> P
         rounded = Model(path)
         shift = _mean_difference(FloatModel(exact, rounded), rounded, [inputs[0][0] for inputs in representative()])
         kernel, bias = head.get_weights()
-        head.set_weights([kernel, bias + shift / _HEAD_LOG_ODDS.scale])
+        head.set_weights([kernel, bias + shift / HEAD_LOG_ODDS.scale])
         flatbuffer = convert(int8=True)
         path.write_bytes(attach_metadata(flatbuffer, metadata))
     _write(path, flatbuffer, metadata)
@@ -116,7 +116,7 @@ def _metadata(store: Store, settings: Settings) -> ModelMetadata:
         kind="stream" if streaming else "window",
         spectrogram=settings.spectrogram,
         labels=LABELS if streaming else LABELS[:1],
-        log_odds=(_HEAD_LOG_ODDS,) * len(LABELS) if streaming else (),
+        log_odds=(HEAD_LOG_ODDS,) * len(LABELS) if streaming else (),
         context_frames=context,
         look_ahead_frames=look_ahead_frames(settings),
         output_stride=stride,

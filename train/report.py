@@ -284,6 +284,8 @@ def _card(model: Model, report: Mapping[str, Any]) -> str:
     evaluation, benchmark = report["evaluation"], report["benchmark"]
     windows = windows_text(evaluation) if evaluation else "Not evaluated on windows."
     continuous = continuous_text(benchmark, by=_CARD_BREAKDOWNS) if benchmark else "Not evaluated on continuous data."
+    began = metadata.settings.get("start_from", "")
+    began = f"\nMODEL has the sha256 `{began}`: this one was made from it.\n" if began else ""
     return f"""# Model card: {metadata.name} {metadata.version}
 
 ## What it is
@@ -339,6 +341,6 @@ publishing or selling what was trained on it.
 ## How to make it anew
 
     {report["command"]}
-
+{began}
 {report["date"]}, {", ".join(f"{name} {version}" for name, version in report["software"].items())}.
 """

@@ -108,11 +108,20 @@ class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One training run."""
+    """One training run.
+
+    Attributes:
+        name, version: Of the model.
+        seed: Where chance comes from.
+        start_from: SHA-256 of the model file that training goes on from: `train.mining` alone is done then; "" for
+            training from nothing.
+        data, spectrogram, augment, network, fit: See there.
+    """
 
     name: str = "seismic"
-    version: str = "2"
+    version: str = "3"
     seed: int = 20261122
+    start_from: str = ""
     data: DataSettings = DataSettings()
     spectrogram: SpectrogramParams = SpectrogramParams()
     augment: AugmentSettings = AugmentSettings()

@@ -12,6 +12,7 @@ import numpy as np
 from monitor.detector import DetectorSettings
 from monitor.model import Model
 from train import benchmark as bench
+from train.augment import ExampleMaker
 from train.calibrate import calibrated, fit_platt, known_frames
 from train.dataset import Store
 from train.evaluate import choose_windows, evaluate
@@ -34,6 +35,7 @@ SETTINGS_FILE = "settings.json"
 EVALUATION_FILE = "evaluation.json"
 BENCHMARK_FILE = "benchmark.json"
 MINED_FILE = "mined.json"
+_STATISTICS_BATCHES = 2
 
 SplitChoice = Literal["dev", "train", "all"]
 
@@ -88,6 +90,7 @@ def train(
     settings: Settings,
     out: Path,
     *,
+    start_from: Path | None = None,
     watch: Watch,
     report: Callable[[str, int, int, dict[str, float]], None],
 ) -> Path:
@@ -97,6 +100,7 @@ def train(
         store: The prepared recordings.
         settings: The run.
         out: Folder of the run.
+        start_from: An int8 model to go on from, instead of the first training: see `train.restore`.
         watch: For progress of the mining.
         report: For progress of the training.
 
@@ -108,7 +112,10 @@ def train(
     from train.quantize import quantize  # noqa: PLC0415
 
     first = settings.fit
-    path = fit(store, settings, out, report=lambda step, losses: report("training", step, first.steps, losses))
+    if start_from is None:
+        path = fit(store, settings, out, report=lambda step, losses: report("training", step, first.steps, losses))
+    else:
+        path = _restored(store, settings, out, start_from)
     if not first.mining_steps or settings.network.name != "stream":
         return path
     hard: list[Place] = []
@@ -131,6 +138,17 @@ def train(
         late.append(weights_of(path))
     save_mean(path, late[-first.mean_of_rounds :])
     return path
+
+
+def _restored(store: Store, settings: Settings, out: Path, path: Path) -> Path:
+    from train.fit import make_batch  # noqa: PLC0415
+    from train.restore import restore  # noqa: PLC0415
+
+    maker, rng = ExampleMaker(store, settings), np.random.default_rng(settings.seed)
+    frames = np.concatenate([make_batch(maker, settings, rng)[0] for _ in range(_STATISTICS_BATCHES)])
+    out.mkdir(parents=True, exist_ok=True)
+    restore(path, settings, frames.astype(np.float32)).save(out / "model.keras")
+    return out / "model.keras"
 
 
 @dataclass(frozen=True, slots=True)

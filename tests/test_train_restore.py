@@ -1,0 +1,81 @@
+"""An int8 model becomes a float network again that says the same, alone and while it is trained."""
+
+import msgspec
+import numpy as np
+import pytest
+
+from monitor.model import Model, default_model_path
+from tests.train_store import write_store
+from train.augment import ExampleMaker
+from train.fit import fit, make_batch
+from train.outputs import F32
+from train.quantize import HEAD_LOG_ODDS, quantize
+from train.restore import check_restorable, restore
+from train.settings import FitSettings, NetworkSettings, Settings
+from train.steps import train
+
+SHIPPED = Settings(fit=FitSettings(batch=6, mining_rounds=1, mining_steps=2, mean_of_rounds=1))
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> F32:
+    maker = ExampleMaker(write_store(tmp_path_factory.mktemp("restore") / "store"), SHIPPED)
+    return make_batch(maker, SHIPPED, np.random.default_rng(4))[0].astype(np.float32)
+
+
+def test_it_says_what_the_int8_model_says(frames: F32) -> None:
+    model = Model(default_model_path())
+    network = restore(default_model_path(), SHIPPED, frames)
+    said = np.stack([model.run(model.quantize(example)).reshape(-1, 3) for example in frames]).astype(np.float64)
+    (detail,) = model._interpreter(frames.shape[1]).get_output_details()
+    scale, zero = detail["quantization"]
+    log_odds = (said - zero) * scale * HEAD_LOG_ODDS.scale + HEAD_LOG_ODDS.offset
+    inside = np.abs(log_odds) < 7
+    assert inside.mean() > 0.3
+    for training in (False, True):
+        restored = np.asarray(network(frames, training=training)).reshape(log_odds.shape)
+        assert np.abs(restored - log_odds)[inside].mean() < 0.15
+        assert np.corrcoef(restored[inside], log_odds[inside])[0, 1] > 0.995
+
+
+def test_training_goes_on_from_it(frames: F32, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("on")
+    store = write_store(folder / "store")
+    tiny = msgspec.structs.replace(
+        SHIPPED, network=NetworkSettings(filters=(4, 4, 6), channels=8, dilations=(1, 2)), name="tiny"
+    )
+    first = msgspec.structs.replace(tiny, fit=msgspec.structs.replace(tiny.fit, steps=2, mining_steps=0))
+    int8 = quantize(store, first, fit(store, first, folder / "first"), folder / "first")
+    parts: list[str] = []
+    path = train(
+        store,
+        tiny,
+        folder / "on",
+        start_from=int8,
+        watch=lambda _: lambda *_: None,
+        report=lambda part, *_: parts.append(part),
+    )
+    assert path.exists()
+    assert set(parts) == {"with mined negatives, round 1"}, "no training from nothing"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Settings(network=NetworkSettings(channels=32)), r"seismic.tflite: its network is .*channels=64.*channels=32"),
+        (Settings(network=NetworkSettings(name="reference")), "network.name is 'reference'.*stream"),
+    ],
+)
+def test_another_network_is_refused(settings: Settings, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_restorable(default_model_path(), settings)
+
+
+def test_what_is_no_model_is_refused(tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("no") / "model.tflite"
+    with pytest.raises(ValueError, match=r"model\.tflite"):
+        check_restorable(path, SHIPPED)
+    path.write_bytes(b"none")
+    with pytest.raises(ValueError, match=r"model\.tflite"):
+        check_restorable(path, SHIPPED)
+    assert len(check_restorable(default_model_path(), SHIPPED)) == 64

@@ -1,0 +1,114 @@
+"""A float network out of an int8 model file, so that training can go on from it: fine-tuning, or the next version."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from monitor.interpreter import interpreter_class, quiet_stderr, without_delegates
+from monitor.model import Model, ModelError
+from train.settings import NetworkSettings, Settings
+
+F32 = npt.NDArray[np.float32]
+
+_CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+
+
+class _Convolution(NamedTuple):
+    """Weights of a convolution of the file: `kernel` as Keras has it, `bias`."""
+
+    kernel: F32
+    bias: F32
+
+
+def check_restorable(path: Path, settings: Settings) -> str:
+    """Refuse a model that the network of the settings cannot go on from.
+
+    Returns:
+        SHA-256 of the file.
+
+    Raises:
+        ValueError: It is no model of this project, or of another network or spectrogram; the message says which.
+    """
+    try:
+        model = Model(path)
+    except (ModelError, OSError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    of_file = model.metadata.settings
+    if settings.network.name != "stream":
+        raise ValueError(f"network.name is {settings.network.name!r}; training goes on from a model of: stream")
+    try:
+        network = msgspec.convert(of_file.get("network", {}), NetworkSettings)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{path}: its settings: network: {error}") from error
+    if network != settings.network:
+        raise ValueError(f"{path}: its network is {network}; the settings have {settings.network}")
+    spectrogram = msgspec.to_builtins(settings.spectrogram)
+    if of_file.get("spectrogram") != spectrogram:
+        raise ValueError(f"{path}: its spectrogram is {of_file.get('spectrogram')}; the settings have {spectrogram}")
+    return model.ref.sha256
+
+
+def restore(path: Path, settings: Settings, frames: F32) -> Any:
+    """Build the float network that an int8 file came from, but for what rounding took.
+
+    The file's convolutions have their normalisation folded in. It is taken out again: the normalisation gets the mean
+    and the variance that the convolution has on `frames`, and the scale and offset that undo them, so that training
+    goes on where the model was.
+
+    Args:
+        path: The model, see `check_restorable`.
+        settings: The run.
+        frames: [shape=(batch, frames, n_freq, 3), dtype=float32] decibel above background, as in training.
+
+    Returns:
+        keras.Model, as `train.network.build` gives it.
+    """
+    import keras  # noqa: PLC0415  # heavy: only where it is used
+
+    from train.network import HEAD, build  # noqa: PLC0415
+    from train.quantize import HEAD_LOG_ODDS  # noqa: PLC0415
+
+    network = build(settings)
+    kinds = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+    *convolutions, head = [layer for layer in network.layers if isinstance(layer, kinds)]
+    normalisations = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    *inner, last = _convolutions(path)
+    for layer, normalisation, of_file in zip(convolutions, normalisations, inner, strict=True):
+        layer.set_weights([of_file.kernel])
+        said = keras.Model(network.input, layer.output).predict(frames, verbose=0)
+        mean, variance = said.mean(axis=(0, 1, 2)), said.var(axis=(0, 1, 2))
+        scale = np.sqrt(variance + normalisation.epsilon)
+        normalisation.set_weights([scale, of_file.bias + mean, mean, variance])
+    # In the file they are as `train.quantize` writes them; what calibration put on top of that is not the network's.
+    assert head.name == HEAD
+    head.set_weights([last.kernel * HEAD_LOG_ODDS.scale, last.bias * HEAD_LOG_ODDS.scale + HEAD_LOG_ODDS.offset])
+    return network
+
+
+def _convolutions(path: Path) -> list[_Convolution]:
+    """The convolutions of a file in the order in which they run."""
+    with quiet_stderr():
+        interpreter = interpreter_class()(
+            model_content=path.read_bytes(), experimental_op_resolver_type=without_delegates()
+        )
+        interpreter.allocate_tensors()
+    details = {int(tensor["index"]): tensor for tensor in interpreter.get_tensor_details()}
+
+    def value(index: int) -> F32:
+        of = details[index]["quantization_parameters"]
+        held = interpreter.get_tensor(index).astype(np.float64)
+        shape = [1] * held.ndim
+        shape[int(of["quantized_dimension"])] = -1
+        zero, scale = np.reshape(of["zero_points"], shape), np.reshape(of["scales"], shape)
+        return np.asarray((held - zero) * scale, np.float32)
+
+    found = []
+    for operator in interpreter._get_ops_details():
+        if operator["op_name"] in _CONVOLUTIONS:
+            _, kernel, bias = (int(index) for index in operator["inputs"])
+            # The axis that comes first there is last in Keras: output channels, or the multiplier of a depthwise one.
+            found.append(_Convolution(value(kernel).transpose(1, 2, 3, 0), value(bias)))
+    return found
