@@ -57,7 +57,7 @@ StartFromOption = Annotated[
     Path | None,
     typer.Option(
         metavar="TFLITE",
-        help="Go on from this model with the rounds of mining alone, such as from monitor/models/seismic.tflite.",
+        help="Go on from this model with the rounds of mining alone (fine-tuning; see tuned_share in the settings).",
     ),
 ]
 SplitOption = Annotated[Literal["dev", "train", "all"], typer.Option(help="Which part of the store.")]

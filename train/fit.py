@@ -140,8 +140,13 @@ def weights_of(path: Path) -> list[F32]:
     return weights
 
 
-def save_mean(path: Path, several: Sequence[Sequence[F32]]) -> None:
-    """Give the saved model the mean of several weights: of one training's late states, which lie in one valley.
+def mean_weights(several: Sequence[Sequence[F32]], shares: Sequence[float] | None = None) -> list[F32]:
+    """The mean of several models' weights; `shares` of each, all alike without."""
+    return [np.average(same, axis=0, weights=shares).astype(np.float32) for same in zip(*several, strict=True)]
+
+
+def save_mean(path: Path, several: Sequence[Sequence[F32]], shares: Sequence[float] | None = None) -> None:
+    """Give the saved model the mean of several weights, as `mean_weights`: of late states, which lie in one valley.
 
     What single states are sure of without reason differs, what they know does not (Izmailov and others, 2018,
     "Averaging weights leads to wider optima and better generalization").
@@ -149,7 +154,7 @@ def save_mean(path: Path, several: Sequence[Sequence[F32]]) -> None:
     import keras  # noqa: PLC0415  # heavy: only where it is used
 
     model = keras.models.load_model(path, compile=False)
-    model.set_weights([np.mean(same, axis=0) for same in zip(*several, strict=True)])
+    model.set_weights(mean_weights(several, shares))
     model.save(path)
 
 

@@ -87,6 +87,8 @@ class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             see `train.mining`.
         mining_steps: Steps of each such round; 0 for none.
         mean_of_rounds: The model is the mean of those after the last so many rounds.
+        tuned_share: Where training goes on from a model: how much of that mean is in the result, the rest being the
+            model that it began with.
         mining_rate_share: Learning rate of these rounds, as a share of the first one.
         batch: Examples in a step.
         learning_rate: Highest; warmed up over the first 3 % of the steps, then a cosine down to 1 % of it.
@@ -98,7 +100,8 @@ class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     steps: int = 3600
     mining_rounds: int = 5
     mining_steps: int = 700
-    mean_of_rounds: Annotated[int, msgspec.Meta(ge=1)] = 3
+    mean_of_rounds: Annotated[int, msgspec.Meta(ge=1)] = 5
+    tuned_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.25
     mining_rate_share: float = 0.3
     batch: int = 48
     learning_rate: float = 3e-3

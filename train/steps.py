@@ -108,7 +108,7 @@ def train(
         Path of the Keras model.
     """
     # TensorFlow is only where a model is made.
-    from train.fit import fit, save_mean, weights_of  # noqa: PLC0415
+    from train.fit import fit, mean_weights, save_mean, weights_of  # noqa: PLC0415
     from train.quantize import quantize  # noqa: PLC0415
 
     first = settings.fit
@@ -136,7 +136,11 @@ def train(
         told = _Told(report, f"with mined negatives, round {number}", first.mining_steps)
         path = fit(store, later, out, hard_negatives=hard, start_from=path, report=told)
         late.append(weights_of(path))
-    save_mean(path, late[-first.mean_of_rounds :])
+    last = late[max(1, len(late) - first.mean_of_rounds) :] or late
+    # Towards where fine-tuning leads, not all the way: much of what it brings and little of what it makes forget
+    # (Wortsman and others, 2022, "Robust fine-tuning of zero-shot models").
+    shares = None if start_from is None else (1 - first.tuned_share, first.tuned_share)
+    save_mean(path, last if shares is None else [late[0], mean_weights(last)], shares)
     return path
 
 
