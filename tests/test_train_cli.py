@@ -85,6 +85,7 @@ def test_without_a_store(command: str, missing: str, tmp_path: Path) -> None:
         ("[fit]\nsteps = 'many'", "Expected `int`"),
         ("[fit", "not TOML"),
         ("[spectrogram]\nhop = 0", "hop is 0"),
+        ("start_from = 'ab'", "start_from is written by --start-from"),
     ],
 )
 def test_wrong_settings_are_named(text: str, message: str, tmp_path: Path) -> None:

@@ -307,6 +307,8 @@ def _read_settings(
 
     with _users_part():
         settings = read_settings(path)
+    if settings.start_from:
+        raise _WrongError(f"{path}: start_from is written by --start-from; accepted: a file without it")
     replace = msgspec.structs.replace
     if seed is not None:
         settings = replace(settings, seed=seed)

@@ -71,8 +71,9 @@ def lay(store: Store, indices: Sequence[int], *, seed: int) -> FaintStore:
     """Lay the three-component earthquakes among these traces over the noise among them."""
     rng = np.random.default_rng(seed)
     three = [i for i in indices if all(store.traces[i].components) and not store.traces[i].gaps]
-    noises = [i for i in three if store.traces[i].kind == "noise" and store.traces[i].npts >= _LENGTH]
-    noises = [i for i in noises if _noise_power(store, i) > 0]
+    long = [i for i in three if store.traces[i].kind == "noise" and store.traces[i].npts >= _LENGTH]
+    noise_power = {i: power for i in long if (power := _noise_power(store, i)) > 0}
+    noises = list(noise_power)
     traces: list[TraceInfo] = []
     laid: list[_Laid] = []
     ratios: list[int] = []
@@ -88,7 +89,7 @@ def lay(store: Store, indices: Sequence[int], *, seed: int) -> FaintStore:
                 continue
             for noise in rng.choice(noises, _NOISES).tolist():
                 for ratio_db in RATIOS_DB:
-                    gain = float(np.sqrt(10 ** (ratio_db / 10) * _noise_power(store, noise) / power))
+                    gain = float(np.sqrt(10 ** (ratio_db / 10) * noise_power[noise] / power))
                     traces.append(_described(info, p, s, name=f"{info.name} at {ratio_db} dB over {noise}"))
                     laid.append(_Laid(index, round(p), noise, gain))
                     ratios.append(ratio_db)
