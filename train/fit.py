@@ -78,8 +78,9 @@ def _produce(
                 out.put(batch, timeout=5.0)
                 break
             except queue.Full:
-                # A parent that was killed cannot end this process.
+                # A parent that was killed cannot end this process, nor read what is on its way to it.
                 if parent is not None and not parent.is_alive():
+                    out.cancel_join_thread()
                     return
 
 
