@@ -12,6 +12,7 @@ from train.buried import seen
 from train.dataset import Store
 from train.disturb import disturb, noise_scale
 from train.geometry import look_ahead_frames, output_stride
+from train.neighbours import with_neighbours
 from train.settings import Settings
 from train.spectral import filtered, in_band
 from train.traceinfo import Place, TraceInfo
@@ -158,6 +159,7 @@ class ExampleMaker:
     """
 
     def __init__(self, store: Store, settings: Settings, *, split: str = "train") -> None:
+        store = Store(store.path, store.manifest, with_neighbours(store.traces))
         self._store, self._settings = store, settings
         exclude = settings.data.exclude
         assert split in ("train", "dev")
