@@ -3,8 +3,9 @@
 A detector that is right where the labels are silent would be punished for it, and its threshold with it. The surest
 false alarms of this detector and of STA/LTA on the dev split were looked at with the other stations of the network
 beside them; where it is an earthquake for a person, too, the truth counts as unknown: neither right nor wrong. What
-was no earthquake, or in doubt, has stayed a false alarm. The table names stations and times only, so it holds for
-whoever has these recordings.
+was no earthquake, or in doubt, has stayed a false alarm. Another version has other false alarms: they are looked at
+before it is compared, or the one whose were would seem the better. The table names stations and times only, so it holds
+for whoever has these recordings.
 """
 
 import csv
