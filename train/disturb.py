@@ -152,26 +152,36 @@ def pulses(wave: F64, rng: Rng) -> None:
 
 def crackle(wave: F64, rng: Rng) -> None:
     """Bursts of noise, each with a sharp begin: a bad contact, a thunderstorm in the cable."""
-    begin, length = rng.uniform(-5, wave.shape[1] / _RATE), 10 ** rng.uniform(0, 1.5)
+    scale, begin, length = noise_scale(wave), rng.uniform(-5, wave.shape[1] / _RATE), 10 ** rng.uniform(0, 1.5)
     for at in begin + length * rng.random(int(rng.integers(1, 15))):
-        _burst(wave, rng, int(at * _RATE), level=_level(rng))
+        low = rng.uniform(1.5, 20)
+        burst = _band_noise(rng, int(rng.integers(20, 400)), low, low * rng.uniform(1.5, 8))
+        burst *= np.exp(-np.arange(len(burst)) / _RATE / 10 ** rng.uniform(-1.3, 0.2))
+        _lay(wave, int(at * _RATE), scale * _level(rng) * _shape(rng) * burst)
 
 
 def rattle(wave: F64, rng: Rng) -> None:
-    """Bursts of much the same strength that go on for seconds: rain, animals, work, something loose by the sensor."""
-    begin, length, level = rng.uniform(-10, wave.shape[1] / _RATE), 10 ** rng.uniform(0.3, 1.6), _level(rng)
-    for at in begin + length * rng.random(int(rng.integers(4, 30))):
-        _burst(wave, rng, int(at * _RATE), level=level * 10 ** rng.normal(0, 0.2))
+    """Bursts of one kind that go on for seconds: rain, animals, work, something loose by the sensor.
+
+    So near to it the components have little to do with each other: neither their waves nor when each is strongest.
+    """
+    scale, begin, length = noise_scale(wave), rng.uniform(-10, wave.shape[1] / _RATE), 10 ** rng.uniform(0.3, 1.6)
+    low, rise, fade = rng.uniform(1.5, 20), 10 ** rng.uniform(-2, -0.3), 10 ** rng.uniform(-1.3, 0.2)
+    high, level = low * rng.uniform(1.5, 8), _level(rng) * 10 ** rng.normal(0, 0.3, (3, 1))
+    together = rng.random() < 0.5
+    for at in begin + length * rng.random(int(rng.integers(6, 40))):
+        t = np.arange(int(100 * (rise + 3 * fade)) + 20) / _RATE
+        late = np.zeros((3, 1)) if together else rng.uniform(0, rise + fade, (3, 1))
+        envelope = np.where(t > late, (1 - np.exp(-(t - late) / rise)) * np.exp(-(t - late) / fade), 0.0)
+        burst = np.stack([_band_noise(rng, len(t), low, high) for _ in range(3)])
+        _lay(wave, int(at * _RATE), scale * level * 10 ** rng.normal(0, 0.25, (3, 1)) * envelope * burst)
 
 
-def _burst(wave: F64, rng: Rng, at: int, *, level: float) -> None:
-    """Band noise that begins at a sample at once and fades, each component with a strength of its own."""
-    scale, n = noise_scale(wave), wave.shape[1]
-    if 0 <= at < n - 20:
-        m, low = min(int(rng.integers(20, 400)), n - at), rng.uniform(1.5, 20)
-        burst = _band_noise(rng, m, low, low * rng.uniform(1.5, 8))
-        fade = np.exp(-np.arange(m) / _RATE / 10 ** rng.uniform(-1.3, 0.2))
-        wave[:, at : at + m] += scale * level * _shape(rng) * fade * burst
+def _lay(wave: F64, at: int, what: F64) -> None:
+    """Add something [shape=(3, n)] that begins at a sample, as far as it lies within."""
+    if at >= 0:
+        room = wave[:, at : at + what.shape[1]]
+        room += what[:, : room.shape[1]]
 
 
 class Kind(NamedTuple):

@@ -97,13 +97,13 @@ class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         workers: Processes that make examples.
     """
 
-    steps: int = 3600
+    steps: int = 12000
     mining_rounds: int = 5
-    mining_steps: int = 700
+    mining_steps: int = 2200
     mean_of_rounds: Annotated[int, msgspec.Meta(ge=1)] = 5
     tuned_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.25
     mining_rate_share: float = 0.3
-    batch: int = 48
+    batch: int = 16
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     loss_weights: tuple[float, float, float] = (1.0, 0.5, 0.3)
