@@ -178,12 +178,14 @@ class HttpServer:
                 try:
                     if self._open >= 2 * self._max_connections:
                         raise RuntimeError
-                    connections.create_task(answering, name="http-connection")
+                    task = connections.create_task(answering, name="http-connection")
                 except RuntimeError:  # too many, or the group is about to end
                     answering.close()
                     writer.transport.abort()
                     return
                 self._open += 1
+                # Not within the task: one that is cancelled before its first step would leave the connection open.
+                task.add_done_callback(lambda _: self._close(writer))
 
             for listener in self._listeners:
                 server = await asyncio.start_server(accept, sock=listener, limit=MAX_HEAD_BYTES)
@@ -192,14 +194,13 @@ class HttpServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.transport.set_write_buffer_limits(high=_PIECE_BYTES)
-        try:
+        with contextlib.suppress(_ClientGoneError):
             await self._answer(reader, writer)
             await _linger(reader, writer)
-        except _ClientGoneError:
-            pass
-        finally:
-            self._open -= 1
-            writer.transport.abort()
+
+    def _close(self, writer: asyncio.StreamWriter) -> None:
+        self._open -= 1
+        writer.transport.abort()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = Request("GET", "/")

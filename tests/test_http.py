@@ -6,6 +6,7 @@ import json
 import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -484,3 +485,24 @@ def test_whatever_comes_it_answers_the_next(several: list[bytes]) -> None:
     *answers, last = exchange(*several, b"", get("/hello"), finish=True)
     assert all(answer == b"" or status(answer) in {200, 400, 404, 405, 431, 505} for answer in answers)
     assert last.endswith(HELLO)
+
+
+def test_a_client_of_the_last_moment_is_not_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that is cancelled before its first step does nothing, not even what its `finally` says."""
+    create_task = asyncio.TaskGroup.create_task
+
+    def cancelled_at_once(group: asyncio.TaskGroup, *args: Any, **kwargs: Any) -> asyncio.Task[Any]:
+        task = create_task(group, *args, **kwargs)
+        task.cancel()
+        return task
+
+    monkeypatch.setattr(asyncio.TaskGroup, "create_task", cancelled_at_once)
+
+    async def main() -> None:
+        async with serving(some_routes()) as port:
+            for _ in range(3):
+                with contextlib.suppress(ConnectionError):
+                    async with asyncio.timeout(10):
+                        assert await talk(port, b"GET /hello HTTP/1.1\r\n\r\n") == b""
+
+    asyncio.run(main())
