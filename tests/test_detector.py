@@ -234,6 +234,52 @@ def test_before_an_s_a_second_p_is_only_believed_late(apart: float, n: int) -> N
     assert len(finals(run(trace))) == n
 
 
+def risen_again(dip: float, dip_s: float, p: float, s: float) -> list[Event]:
+    """An earthquake at 20 s, no S seen, whose score is `dip` from 22 s and back after `dip_s` with an arrival."""
+    trace = quiet(60)
+    earthquake(trace, 20.0, None, 22.0)
+    back = 22.0 + dip_s
+    raise_to(trace, 0, 22.0, back, dip)
+    raise_to(trace, 0, back, back + 6.0, 0.95)
+    peak(trace, 1, back, p)
+    peak(trace, 2, back, s)
+    return finals(run(trace))
+
+
+@pytest.mark.parametrize("dip_s", [0.4, 1.0, 4.0])
+def test_what_died_down_and_rises_again_with_a_p_is_another_earthquake(dip_s: float) -> None:
+    first, second = risen_again(0.1, dip_s, 0.5, 0.2)
+    assert seconds(first.p_step) == pytest.approx(20.0)
+    assert first.s_step is None
+    # What rose again is no part of the one before, neither its end nor its peak.
+    assert seconds(first.last_active_step) == pytest.approx(21.8)
+    assert seconds(second.onset_step) == pytest.approx(22.0 + dip_s)
+    assert second.p_probability == pytest.approx(0.5)
+    assert first.last_active_step < second.first_step
+
+
+@pytest.mark.parametrize(
+    ("dip", "dip_s", "p", "s", "why"),
+    [
+        (0.1, 1.0, 0.5, 0.7, "it is the S"),
+        (0.1, 1.0, 0.25, 0.1, "no clear P"),
+        (0.1, 0.2, 0.5, 0.2, "one low step"),
+        (0.4, 1.0, 0.5, 0.2, "it never died down"),
+    ],
+)
+def test_what_rises_again_and_is_no_other_earthquake(dip: float, dip_s: float, p: float, s: float, why: str) -> None:
+    assert len(risen_again(dip, dip_s, p, s)) == 1, why
+
+
+def test_what_rises_again_but_is_not_sure_soon_is_no_other_earthquake() -> None:
+    trace = quiet(60)
+    earthquake(trace, 20.0, None, 22.0)
+    raise_to(trace, 0, 23.0, 29.0, 0.75)
+    peak(trace, 1, 23.0, 0.5)
+    raise_to(trace, 0, 29.0, 32.0, 0.95)
+    assert len(finals(run(trace))) == 1
+
+
 def test_an_s_is_never_before_its_p() -> None:
     trace = quiet(60)
     raise_to(trace, 0, 20, 30, 0.95)

@@ -210,9 +210,8 @@ class ExampleMaker:
         crop = self._event(rng) if quake else self._noise(rng, self.npts)
         if not quake and rng.random() < augment.noise_mix_share:
             _add_noise(crop, self._noise(rng, self.npts), rng)
-        lopsided = False
         if rng.random() < augment.disturb_share * (0.33 if quake else 1.0):
-            lopsided = _on_real(crop, rng)
+            _on_real(crop, rng)
         rate = _RATE
         if rng.random() < augment.mems_share:
             rate = float(rng.choice(_MEMS_RATES))
@@ -229,7 +228,7 @@ class ExampleMaker:
             left = seen(crop.wave, crop.events, highest_hz=0.45 * rate)
             crop.events = left.events
             crop.unknown |= left.unknown
-        self._components(crop, rng, drop=not lopsided)
+        self._components(crop, rng)
         if rng.random() < augment.gap_share:
             _gaps(crop, rng)
         frames, judged = frames_of(crop, self._settings, recording_rate=rate)
@@ -293,7 +292,7 @@ class ExampleMaker:
             _mix(crop, self._noise(rng, self.npts), rng, augment.mix_snr_db)
         return crop
 
-    def _components(self, crop: Crop, rng: Rng, *, drop: bool) -> None:
+    def _components(self, crop: Crop, rng: Rng) -> None:
         augment = self._settings.augment
         crop.wave *= rng.choice([-1.0, 1.0], (3, 1))
         both = crop.real[1].any() and crop.real[2].any()
@@ -304,7 +303,7 @@ class ExampleMaker:
             crop.real[1:] = crop.real[1] & crop.real[2]
         elif rng.random() < 0.5:
             crop.wave[[1, 2]], crop.real[[1, 2]] = crop.wave[[2, 1]], crop.real[[2, 1]]
-        chance = rng.random() if drop else 1.0
+        chance = rng.random()
         if chance < augment.vertical_only_share and crop.real[0].any():
             crop.real[1:] = False
         elif chance < augment.vertical_only_share + augment.drop_share:
@@ -411,14 +410,12 @@ def _mems(crop: Crop, rate: float, rng: Rng) -> None:
     _floor(crop, rng.uniform(-0.5, 1.2), rate, rng)
 
 
-def _on_real(crop: Crop, rng: Rng) -> bool:
-    """Disturb a recording; tell whether on one of its components alone."""
-    lopsided = disturb(crop.wave, rng, alone=bool(crop.real.any(axis=1).all()))
+def _on_real(crop: Crop, rng: Rng) -> None:
+    disturb(crop.wave, rng)
     if rng.random() < 0.1:
         # Clipping: the recorder's full scale within the signal's range.
         limit = np.quantile(np.abs(crop.wave), rng.uniform(0.9, 0.999))
         np.clip(crop.wave, -limit, limit, out=crop.wave)
-    return lopsided
 
 
 def _gaps(crop: Crop, rng: Rng) -> None:

@@ -5,7 +5,6 @@ noise, since absolute units mean nothing here.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,8 @@ F64 = npt.NDArray[np.float64]
 Rng = np.random.Generator
 
 _RATE = 100.0
+# Cables, digitizers and stiff mountings disturb one component; the ground moves all.
+_ALONE_SHARE = 0.25
 
 
 def noise_scale(wave: F64) -> F64:
@@ -151,93 +152,41 @@ def pulses(wave: F64, rng: Rng) -> None:
 
 
 def crackle(wave: F64, rng: Rng) -> None:
-    """Bursts of noise, each with a sharp begin: a bad contact, a thunderstorm in the cable."""
-    scale, begin, length = noise_scale(wave), rng.uniform(-5, wave.shape[1] / _RATE), 10 ** rng.uniform(0, 1.5)
+    """A bad contact or a thunderstorm in the cable: bursts of noise on one component, such as no wave can be."""
+    scale, n, component = noise_scale(wave), wave.shape[1], int(rng.integers(3))
+    begin, length = rng.uniform(-5, n / _RATE), 10 ** rng.uniform(0, 1.5)
     for at in begin + length * rng.random(int(rng.integers(1, 15))):
-        low = rng.uniform(1.5, 20)
-        burst = _band_noise(rng, int(rng.integers(20, 400)), low, low * rng.uniform(1.5, 8))
-        burst *= np.exp(-np.arange(len(burst)) / _RATE / 10 ** rng.uniform(-1.3, 0.2))
-        _lay(wave, int(at * _RATE), scale * _level(rng) * _shape(rng) * burst)
+        i = int(at * _RATE)
+        if 0 <= i < n - 20:
+            m = min(int(rng.integers(20, 400)), n - i)
+            low = rng.uniform(1.5, 20)
+            burst = _band_noise(rng, m, low, low * rng.uniform(1.5, 8))
+            fade = np.exp(-np.arange(m) / _RATE / 10 ** rng.uniform(-1.3, 0.2))
+            wave[component, i : i + m] += scale[component] * _level(rng) * fade * burst
 
 
-def rattle(wave: F64, rng: Rng) -> None:
-    """Bursts of one kind that go on for seconds: rain, animals, work, something loose by the sensor.
-
-    So near to it the components have little to do with each other: neither their waves nor when each is strongest.
-    """
-    scale, begin, length = noise_scale(wave), rng.uniform(-10, wave.shape[1] / _RATE), 10 ** rng.uniform(0.3, 1.6)
-    low, rise, fade = rng.uniform(1.5, 20), 10 ** rng.uniform(-2, -0.3), 10 ** rng.uniform(-1.3, 0.2)
-    high, level = low * rng.uniform(1.5, 8), _level(rng) * 10 ** rng.normal(0, 0.3, (3, 1))
-    together = rng.random() < 0.5
-    for at in begin + length * rng.random(int(rng.integers(6, 40))):
-        t = np.arange(int(100 * (rise + 3 * fade)) + 20) / _RATE
-        late = np.zeros((3, 1)) if together else rng.uniform(0, rise + fade, (3, 1))
-        envelope = np.where(t > late, (1 - np.exp(-(t - late) / rise)) * np.exp(-(t - late) / fade), 0.0)
-        burst = np.stack([_band_noise(rng, len(t), low, high) for _ in range(3)])
-        _lay(wave, int(at * _RATE), scale * level * 10 ** rng.normal(0, 0.25, (3, 1)) * envelope * burst)
-
-
-def _lay(wave: F64, at: int, what: F64) -> None:
-    """Add something [shape=(3, n)] that begins at a sample, as far as it lies within."""
-    if at >= 0:
-        room = wave[:, at : at + what.shape[1]]
-        room += what[:, : room.shape[1]]
-
-
-class Kind(NamedTuple):
-    """A kind of disturbance.
-
-    Attributes:
-        make: Lays one over the waveform.
-        weight: How often it is chosen, relative to the others.
-        alone_share: How much of it is on one component alone: cables, digitizers and stiff mountings do that; the
-            ground moves all.
-    """
-
-    make: Callable[[F64, Rng], None]
-    weight: float
-    alone_share: float = 0.25
-
-
-KINDS = (
-    Kind(footsteps, 3.0, alone_share=0.4),
-    Kind(thumps, 2.5, alone_share=0.4),
-    Kind(machinery, 2.5),
-    Kind(vehicles, 1.5),
-    Kind(spikes, 1.0, alone_share=0.4),
-    Kind(steps, 1.0, alone_share=0.4),
-    Kind(wind, 1.0),
-    Kind(calibration, 0.7),
-    Kind(gain_change, 0.7),
-    Kind(pulses, 1.0, alone_share=0.4),
-    # A burst on all components is told from an earthquake by those that follow it alone.
-    Kind(crackle, 3.0, alone_share=1.0),
-    Kind(rattle, 3.0),
+KINDS: tuple[tuple[Callable[[F64, Rng], None], float], ...] = (
+    (footsteps, 3.0),
+    (thumps, 2.5),
+    (machinery, 2.5),
+    (vehicles, 1.5),
+    (spikes, 1.0),
+    (steps, 1.0),
+    (wind, 1.0),
+    (calibration, 0.7),
+    (gain_change, 0.7),
+    (pulses, 1.0),
+    (crackle, 2.0),
 )
+"""Each kind with how often it is chosen, relative to the others."""
 
 
-def disturb(wave: F64, rng: Rng, *, alone: bool) -> bool:
-    """Lay up to three disturbances over the waveform, in place; now and then on one component alone.
-
-    Args:
-        wave: The waveform.
-        rng: Where chance comes from.
-        alone: Whether one component alone may be disturbed. Who sees that component only cannot tell such a thing from
-            an earthquake.
-
-    Returns:
-        Whether one was.
-    """
-    lopsided = False
-    weights = np.array([kind.weight for kind in KINDS])
-    for number in rng.choice(len(KINDS), int(rng.choice([1, 1, 2, 3])), p=weights / weights.sum()):
-        kind, before = KINDS[int(number)], wave.copy()
-        on_one = rng.random() < kind.alone_share
-        if on_one and not alone:
-            continue
-        kind.make(wave, rng)
-        if on_one:
-            lopsided = True
+def disturb(wave: F64, rng: Rng) -> None:
+    """Lay one to three disturbances over the waveform, in place; now and then on one component alone."""
+    weights = np.array([weight for _, weight in KINDS])
+    for kind in rng.choice(len(KINDS), int(rng.choice([1, 1, 2, 3])), p=weights / weights.sum()):
+        before = wave.copy()
+        KINDS[int(kind)][0](wave, rng)
+        if rng.random() < _ALONE_SHARE:
             others = np.arange(3) != rng.integers(3)
             wave[others] = before[others]
-    return lopsided

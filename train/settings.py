@@ -46,7 +46,7 @@ class AugmentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     event_share: float = 0.6
     mix_share: float = 0.55
     noise_mix_share: float = 0.0
-    mix_snr_db: tuple[float, float] = (-6.0, 20.0)
+    mix_snr_db: tuple[float, float] = (-4.0, 25.0)
     second_share: float = 0.1
     tempo_share: float = 0.25
     filter_share: float = 0.35
@@ -122,7 +122,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """
 
     name: str = "seismic"
-    version: str = "3"
+    version: str = "4"
     seed: int = 20261122
     start_from: str = ""
     data: DataSettings = DataSettings()
