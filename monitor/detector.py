@@ -21,7 +21,7 @@ _LEAST_S_MINUS_P_S = 0.4
 # What has fallen below this for so long and is as sure as a detection so soon after it rose again may be another
 # earthquake. Between the P and the S of one it falls seldom so far: of 4300 in the training split, 1 more is told twice
 # for this rule, and 60 more are told that had been lost in one before them.
-_DIED_DOWN = 0.3
+DIED_DOWN = 0.3
 _LULL_S = 0.4
 _RISE_S = 4.0
 # The probability of a P rises before that of the earthquake.
@@ -80,11 +80,13 @@ class DetectorSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only
 class Event:
     """An earthquake as the probabilities show it; steps are absolute output indices.
 
-    `onset_is_s`: no P was seen, and the S arrival is where it begins.
+    `began`: out of quiet; or while another one went on, with a P or by rising again. `onset_is_s`: no P was seen, and
+    the S arrival is where it begins.
     """
 
     trigger_step: int
     first_step: int
+    began: Literal["quiet", "second_p", "risen_again"] = "quiet"
     onset_is_s: bool = False
     p_step: int | None = None
     p_probability: float = 0.0
@@ -237,7 +239,7 @@ class Detector:
         if self._is_next_earthquake(step, since_p):
             changes.append(self._end(step - 1))
             self._taken_until = step - 1  # the peak itself is the next one's
-            changes.append(self._begin(step, new_p=True))
+            changes.append(self._begin(step, "second_p"))
             return
         if self._rise is not None and self._is_risen_anew(self._rise.step, step):
             rise, self._event = self._rise
@@ -245,9 +247,9 @@ class Detector:
             changes.append(self._end(step - 1))
             self._rising = rising
             self._taken_until = max(self._taken_until, rise - self._steps(_P_BEFORE_RISE_S))
-            changes.append(self._begin(step))
+            changes.append(self._begin(step, "risen_again"))
             return
-        if score < _DIED_DOWN and s < self.settings.s_probability:
+        if score < DIED_DOWN and s < self.settings.s_probability:
             self._lull += 1
         else:
             if self._lull >= self._steps(_LULL_S):
@@ -311,15 +313,15 @@ class Detector:
         p = float(rows[peak, 1])
         return p >= max(CLEAR_P, self.settings.p_probability, float(rows[max(0, peak - 1) : peak + 2, 2].max()))
 
-    def _begin(self, step: int, *, new_p: bool = False) -> Change:
+    def _begin(self, step: int, began: Literal["quiet", "second_p", "risen_again"] = "quiet") -> Change:
         settings = self.settings
         # Not further than a live monitor remembers, though a replay's batch holds more.
         earliest = max(self._first, self._taken_until, step - self._depth)
-        first = step - 1 if new_p else step - self._rising + 1
+        first = step - 1 if began == "second_p" else step - self._rising + 1
         # Back along the rise, down to the off threshold.
-        while not new_p and first > earliest and self._rows[first - 1 - self._first, 0] >= self.threshold_off:
+        while began != "second_p" and first > earliest and self._rows[first - 1 - self._first, 0] >= self.threshold_off:
             first -= 1
-        event = Event(trigger_step=step, first_step=first, last_active_step=step)
+        event = Event(trigger_step=step, first_step=first, began=began, last_active_step=step)
         event.p_step = self._p_of_rise(first, max(earliest, first - self._steps(settings.look_back_s)), step)
         if event.p_step is not None:
             event.p_probability = self._p_at(event.p_step)

@@ -256,6 +256,7 @@ def test_what_died_down_and_rises_again_with_a_p_is_another_earthquake(dip_s: fl
     assert seconds(second.onset_step) == pytest.approx(22.0 + dip_s)
     assert second.p_probability == pytest.approx(0.5)
     assert first.last_active_step < second.first_step
+    assert (first.began, second.began) == ("quiet", "risen_again")
 
 
 @pytest.mark.parametrize(

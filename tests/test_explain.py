@@ -5,7 +5,9 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -20,6 +22,7 @@ from monitor.explain.document import ExplanationDocument
 from monitor.explain.explanation import Explanation, explain_event, explain_moment, instruments
 from monitor.explain.moment import MomentError
 from monitor.explain.text import write_text
+from monitor.explain.words import in_words
 from monitor.model import Model
 from monitor.pipeline import REPLAY_BATCH_S, StationPipeline
 from monitor.records import Detection
@@ -167,6 +170,22 @@ def test_words_of_a_detection_match_the_facts(quake: Explanation) -> None:
     assert -2.0 < begins_s < 6.0, "it is the earthquake that speaks for one"
     assert f"without Z {occlusion.without[0]:.3f}" in words
     assert f"it would be {occlusion.silence:.3f}" in words
+
+
+@pytest.mark.parametrize(
+    ("began", "words"),
+    [
+        ("quiet", "for 0.4 s, the least that counts"),
+        ("second_p", "while an earlier one was still going on, a P arrival of 0.6 or more began another"),
+        ("risen_again", "the probability had fallen below 0.3, and it rose to the threshold"),
+    ],
+)
+def test_how_it_began_is_told(
+    quake: Explanation, began: Literal["quiet", "second_p", "risen_again"], words: str
+) -> None:
+    assert quake.verdict.event is not None
+    event = replace(quake.verdict.event, began=began)
+    assert words in " ".join(in_words(quake.moment, replace(quake.verdict, event=event), None))
 
 
 def test_within_a_detection_a_later_moment_belongs_to_it(recording: Path, told: Detection) -> None:

@@ -52,7 +52,6 @@ class Verdict:
         looked_at: Where the score was looked for.
         step: The output that is explained: the one that decided, else the highest one near the moment.
         event, detection: Of a detection, as last known.
-        splits: Whether it began while an earlier one was going on.
         peak_step: Of the highest event probability.
         peak: Highest probability of earthquake, P and S in `looked_at`, or within the detection.
         longest_above_s: Longest time that the score was at or above the threshold, seconds.
@@ -66,7 +65,6 @@ class Verdict:
     step: int
     event: Event | None
     detection: Detection | None
-    splits: bool
     peak_step: int
     peak: tuple[float, float, float]
     longest_above_s: float
@@ -106,7 +104,6 @@ def judge(moment: Moment) -> Verdict:
         step=step,
         event=None if found is None else found[0],
         detection=None if found is None else found[1],
-        splits=found is not None and _splits(moment, found[0]),
         peak_step=peak_step,
         peak=(
             float(scores.max(initial=0)),
@@ -151,11 +148,6 @@ def _detection_at(moment: Moment) -> tuple[Event, Detection] | None:
             if start_ns > moment.time_ns:
                 break
     return found
-
-
-def _splits(moment: Moment, event: Event) -> bool:
-    """Did the event before it end where this one was decided?"""
-    return any(change.kind == "final" and change.step == event.trigger_step - 1 for change, _ in moment.decided)
 
 
 def _nearest(moment: Moment) -> Detection | None:

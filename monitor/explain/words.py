@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from monitor.detector import CLEAR_P, Event
+from monitor.detector import CLEAR_P, DIED_DOWN, Event
 from monitor.explain import stalta
 from monitor.explain.moment import Moment
 from monitor.explain.occlusion import Occlusion, Region
@@ -57,7 +57,12 @@ def _detected(moment: Moment, verdict: Verdict, event: Event, told: Detection) -
         f"the probability had been at or above the threshold, {moment.threshold:.3f}, for {settings.confirm_s:g} s, the"
         " least that counts"
     )
-    if verdict.splits:
+    if event.began == "risen_again":
+        why = (
+            f"in an earlier one the probability had fallen below {DIED_DOWN:g}, and it rose to the threshold,"
+            f" {moment.threshold:.3f}, again, with a P arrival of {CLEAR_P:g} or more that was likelier than an S"
+        )
+    elif event.began == "second_p":
         why = (
             f"while an earlier one was still going on, a P arrival of {settings.split_probability:g} or more began"
             f" another, with the probability at the threshold, {moment.threshold:.3f}"
@@ -113,7 +118,8 @@ def _no_other(moment: Moment, event: Event, since_s: float) -> Iterator[str]:
     yield (
         f"The moment asked for is {since_s:.1f} s after this onset and belongs to it. A second earthquake would begin"
         f" with a P arrival of {settings.split_probability:g} or more, {least:g} s or more after the first"
-        f"{'' if event.s_step is not None else ' as long as no S was seen'}; here it has {p:.3f}."
+        f"{'' if event.s_step is not None else ' as long as no S was seen'}, or with one of {CLEAR_P:g} after the"
+        f" probability had fallen below {DIED_DOWN:g}; here it has {p:.3f}."
     )
 
 
