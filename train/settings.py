@@ -98,9 +98,9 @@ class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """
 
     steps: int = 12000
-    mining_rounds: int = 5
+    mining_rounds: int = 2
     mining_steps: int = 2200
-    mean_of_rounds: Annotated[int, msgspec.Meta(ge=1)] = 5
+    mean_of_rounds: Annotated[int, msgspec.Meta(ge=1)] = 2
     tuned_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.25
     mining_rate_share: float = 0.3
     batch: int = 16
