@@ -177,7 +177,7 @@ def test_words_of_a_detection_match_the_facts(quake: Explanation) -> None:
     [
         ("quiet", "for 0.4 s, the least that counts"),
         ("second_p", "while an earlier one was still going on, a P arrival of 0.6 or more began another"),
-        ("risen_again", "the probability had fallen below 0.3, and it rose to the threshold"),
+        ("risen_again", "the probability had fallen below 0.4, and it rose to the threshold"),
     ],
 )
 def test_how_it_began_is_told(
