@@ -22,13 +22,16 @@ _LEAST_S_MINUS_P_S = 0.4
 # earthquake. Between the P and the S of one it falls seldom so far for so long: of 4300 in the training split, none is
 # told twice because of it, and 43 more are told that had been lost in one before them.
 DIED_DOWN = 0.4
-_LULL_S = 1.0
+LULL_S = 1.0
 _RISE_S = 4.0
 # The probability of a P rises before that of the earthquake.
 _P_BEFORE_RISE_S = 0.6
 
 CLEAR_P = 0.3
 """Least probability of a P that is looked for further back than the rise, or that tells another earthquake."""
+
+Began = Literal["quiet", "second_p", "risen_again"]
+"""How an event began: out of quiet; or while another one went on, with a P or by rising again."""
 
 
 class DetectorSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -80,13 +83,12 @@ class DetectorSettings(Section, frozen=True, forbid_unknown_fields=True, kw_only
 class Event:
     """An earthquake as the probabilities show it; steps are absolute output indices.
 
-    `began`: out of quiet; or while another one went on, with a P or by rising again. `onset_is_s`: no P was seen, and
-    the S arrival is where it begins.
+    `onset_is_s`: no P was seen, and the S arrival is where it begins.
     """
 
     trigger_step: int
     first_step: int
-    began: Literal["quiet", "second_p", "risen_again"] = "quiet"
+    began: Began = "quiet"
     onset_is_s: bool = False
     p_step: int | None = None
     p_probability: float = 0.0
@@ -249,10 +251,10 @@ class Detector:
             self._taken_until = max(self._taken_until, rise - self._steps(_P_BEFORE_RISE_S))
             changes.append(self._begin(step, "risen_again"))
             return
-        if score < DIED_DOWN and s < self.settings.s_probability:
+        if judged and score < DIED_DOWN and s < self.settings.s_probability:
             self._lull += 1
-        else:
-            if self._lull >= self._steps(_LULL_S):
+        elif judged:  # what was not judged has neither died down nor risen
+            if self._lull >= self._steps(LULL_S):
                 self._rise = _Rise(step, replace(event))
             self._lull = 0
         event.steps_judged += judged
@@ -313,7 +315,7 @@ class Detector:
         p = float(rows[peak, 1])
         return p >= max(CLEAR_P, self.settings.p_probability, float(rows[max(0, peak - 1) : peak + 2, 2].max()))
 
-    def _begin(self, step: int, began: Literal["quiet", "second_p", "risen_again"] = "quiet") -> Change:
+    def _begin(self, step: int, began: Began = "quiet") -> Change:
         settings = self.settings
         # Not further than a live monitor remembers, though a replay's batch holds more.
         earliest = max(self._first, self._taken_until, step - self._depth)

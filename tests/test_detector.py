@@ -272,6 +272,17 @@ def test_what_rises_again_and_is_no_other_earthquake(dip: float, dip_s: float, p
     assert len(risen_again(dip, dip_s, p, s)) == 1, why
 
 
+def test_data_that_are_not_judged_have_not_died_down() -> None:
+    trace = quiet(60)
+    earthquake(trace, 20.0, None, 30.0)
+    peak(trace, 1, 24.0, 0.5)
+    judged = np.ones(len(trace), bool)
+    judged[round(22.0 / STEP_S) : round(24.0 / STEP_S)] = False
+    assert len(finals(run(trace, judged=judged))) == 1
+    trace[round(22.0 / STEP_S) : round(24.0 / STEP_S), 0] = 0.1
+    assert len(finals(run(trace))) == 2, "the same, judged"
+
+
 def test_what_rises_again_but_is_not_sure_soon_is_no_other_earthquake() -> None:
     trace = quiet(60)
     earthquake(trace, 20.0, None, 22.0)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from monitor.detector import CLEAR_P, DIED_DOWN, Event
+from monitor.detector import CLEAR_P, DIED_DOWN, LULL_S, DetectorSettings, Event
 from monitor.explain import stalta
 from monitor.explain.moment import Moment
 from monitor.explain.occlusion import Occlusion, Region
@@ -44,6 +44,10 @@ def clock(time_ns: int, digits: int = 2) -> str:
     return format_time(time_ns, digits=digits)[11:-1]
 
 
+def _clear_p(settings: DetectorSettings) -> float:
+    return max(settings.p_probability, CLEAR_P)
+
+
 def _detected(moment: Moment, verdict: Verdict, event: Event, told: Detection) -> Iterator[str]:
     settings = moment.settings
     onset_ns = parse_time(told.onset)
@@ -59,8 +63,9 @@ def _detected(moment: Moment, verdict: Verdict, event: Event, told: Detection) -
     )
     if event.began == "risen_again":
         why = (
-            f"in an earlier one the probability had fallen below {DIED_DOWN:g}, and it rose to the threshold,"
-            f" {moment.threshold:.3f}, again, with a P arrival of {CLEAR_P:g} or more that was likelier than an S"
+            f"in an earlier one the probability had been below {DIED_DOWN:g} for {LULL_S:g} s or more, and it rose to"
+            f" the threshold, {moment.threshold:.3f}, again, with a P arrival of {_clear_p(settings):g} or more that"
+            " was likelier than an S"
         )
     elif event.began == "second_p":
         why = (
@@ -96,7 +101,7 @@ def _phases(moment: Moment, event: Event) -> Iterator[str]:
     if event.p_step is None:
         yield (
             f"No P arrival reached {settings.p_probability:g} where the probability rose, and none"
-            f" {max(settings.p_probability, CLEAR_P):g} in the {settings.look_back_s:g} s before: the onset is where it"
+            f" {_clear_p(settings):g} in the {settings.look_back_s:g} s before: the onset is where it"
             " began to rise."
         )
     else:
@@ -118,8 +123,8 @@ def _no_other(moment: Moment, event: Event, since_s: float) -> Iterator[str]:
     yield (
         f"The moment asked for is {since_s:.1f} s after this onset and belongs to it. A second earthquake would begin"
         f" with a P arrival of {settings.split_probability:g} or more, {least:g} s or more after the first"
-        f"{'' if event.s_step is not None else ' as long as no S was seen'}, or with one of {CLEAR_P:g} after the"
-        f" probability had fallen below {DIED_DOWN:g}; here it has {p:.3f}."
+        f"{'' if event.s_step is not None else ' as long as no S was seen'}, or with one of {_clear_p(settings):g}"
+        f" after the probability had been below {DIED_DOWN:g} for {LULL_S:g} s; here it has {p:.3f}."
     )
 
 
