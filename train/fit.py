@@ -185,6 +185,7 @@ def fit(
     import tensorflow as tf  # noqa: PLC0415
 
     from train.network import build  # noqa: PLC0415
+    from train.optimizer import make_optimizer  # noqa: PLC0415
 
     workers = cluster()
     # Before TensorFlow does anything: afterwards it could not listen to other workers any more.
@@ -194,13 +195,7 @@ def fit(
     model = build(settings, REFERENCE_FRAMES if settings.network.name == "reference" else None)
     if start_from is not None:
         model.load_weights(start_from)
-    if settings.network.name == "reference":
-        optimizer: Any = keras.optimizers.SGD(settings.fit.learning_rate, momentum=0.9)
-    else:
-        optimizer = keras.optimizers.AdamW(
-            settings.fit.learning_rate, weight_decay=settings.fit.weight_decay, clipnorm=1.0
-        )
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    optimizer = make_optimizer(settings.fit, settings.network.name)
     averaged = [tf.Variable(v, trainable=False) for v in model.trainable_variables]
     label_weights = tf.constant(settings.fit.loss_weights[: model.output_shape[-1]], tf.float32)
 

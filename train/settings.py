@@ -92,12 +92,12 @@ class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         mining_rate_share: Learning rate of these rounds, as a share of the first one.
         batch: Examples in a step.
         learning_rate: Highest; warmed up over the first 3 % of the steps, then a cosine down to 1 % of it.
-        weight_decay: AdamW's.
+        weight_decay: Of kernels, for each unit of learning rate: see `train.optimizer`.
         loss_weights: Of earthquake, P and S.
         workers: Processes that make examples.
     """
 
-    steps: int = 12000
+    steps: int = 15000
     mining_rounds: int = 2
     mining_steps: int = 2200
     mean_of_rounds: Annotated[int, msgspec.Meta(ge=1)] = 2
