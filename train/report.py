@@ -116,6 +116,21 @@ def faint_text(faint: Mapping[str, Any]) -> str:
     )
 
 
+def disturbed_text(disturbed: Mapping[str, Any]) -> str:
+    """False alarms in disturbed noise as Markdown, with what they are."""
+    names = [(name, threshold) for name, of in disturbed["false_alarms"].items() for threshold in of]
+    rows = [
+        [kind.replace("_", " "), *(disturbed["false_alarms"][name][threshold][i] for name, threshold in names)]
+        for i, kind in enumerate(disturbed["kinds"])
+    ]
+    return (
+        "What is not the Earth: false alarms where each kind of disturbance, as training makes them (`train.disturb`), "
+        f"is laid over all {disturbed['windows_each']} windows of noise once, {disturbed['hours_each']:.1f} hours of "
+        f"each kind; at thresholds of the table above.\n\n"
+        f"{table(('disturbance', *(f'{name}, at {threshold}' for name, threshold in names)), rows)}"
+    )
+
+
 def onset_tables(benchmark: Mapping[str, Any]) -> str:
     """Onset errors and delays as Markdown."""
     onsets = benchmark["onsets"]
@@ -165,6 +180,16 @@ def headline(evaluation: Mapping[str, Any], benchmark: Mapping[str, Any]) -> str
             *(f"{of['mad_s']:.2f} s" if "mad_s" in of else None for of in onsets),
         ],
     ]
+    if disturbed := benchmark.get("disturbed"):
+        hours = disturbed["hours_each"] * len(disturbed["kinds"])
+        false = [sum(disturbed["false_alarms"][name]["its default"]) for name in names]
+        rows.insert(
+            4,
+            [
+                "false alarms per hour there, with steps, machines, wind and the like in every minute",
+                *(f"{number / hours:.2f}" for number in false),
+            ],
+        )
     if delay:
         rows.append(
             [
@@ -189,11 +214,15 @@ def continuous_text(benchmark: Mapping[str, Any], *, by: Collection[str] | None 
     """The figures on continuous data as Markdown, with the rules behind them; broken down by these properties."""
     first: Mapping[str, Any] = next(iter(benchmark["detectors"].values()))
     parity = benchmark["parity"]
-    faint = f"{faint_text(of)}\n\n" if (of := benchmark.get("faint")) else ""
+    made = "".join(
+        f"{text(of)}\n\n"
+        for name, text in (("faint", faint_text), ("disturbed", disturbed_text))
+        if (of := benchmark.get(name))
+    )
     return (
         f"{first['p_arrivals']} labelled P arrivals and {first['noise_hours']} hours of noise at {first['stations']} "
         f"stations, split: {benchmark['split']}.\n\n{_RULES}\n\n{benchmark_tables(benchmark, by=by)}\n\n"
-        f"{faint}{onset_tables(benchmark)}\n\nOf the detections of the float and the int8 network together, "
+        f"{made}{onset_tables(benchmark)}\n\nOf the detections of the float and the int8 network together, "
         f"{100 * parity['missing_share']:.1f} % are not in the other at all, and {100 * parity['share']:.1f} % have "
         "none there whose onset is within 0.5 s. Expected calibration error of the event probability, by frame: "
         f"{benchmark['reliability'].get('expected_calibration_error')}."

@@ -15,6 +15,7 @@ from train import benchmark as bench
 from train.augment import ExampleMaker
 from train.calibrate import calibrated, fit_platt, known_frames
 from train.dataset import Store
+from train.disturbed import disturb_noise, disturbed_figures
 from train.evaluate import choose_windows, evaluate
 from train.faint import faint_figures, lay
 from train.mining import mine
@@ -275,20 +276,23 @@ def run_benchmark(
         curve = bench.run_curve(task, name, at, thresholds, progress=watch(name))
         figures[name] = bench.curve_figures(curve, bench.run_curve(task, name, at, [usual]), task, seed=seed)
     model = Model(path)
-    faint = lay(store, indices, seed=seed)
     at_rates = {
         name: {f"{rate} /h": of["at_rate"][rate]["threshold"] for rate in ("1", "0.1")}
         | {"its default": of["at_threshold"]["threshold"]}
         for name, of in figures.items()
     }
-    faint_outputs = all_outputs(faint, range(len(faint)), model, progress=watch("faint earthquakes"))
-    faint_detectors = {"int8": (bench.model_detect(faint_outputs, detector), at_rates["int8"])} | {
-        setting.name: (
-            bench.ratio_detect({i: trace_ratio(faint, i, setting) for i in range(len(faint))}, setting),
-            at_rates[setting.name],
-        )
-        for setting in outputs.ratios
-    }
+
+    def detectors_on(made: Store, what: str) -> dict[str, tuple[bench.Detect, Mapping[str, float]]]:
+        of_model = all_outputs(made, range(len(made)), model, progress=watch(what))
+        return {"int8": (bench.model_detect(of_model, detector), at_rates["int8"])} | {
+            setting.name: (
+                bench.ratio_detect({i: trace_ratio(made, i, setting) for i in range(len(made))}, setting),
+                at_rates[setting.name],
+            )
+            for setting in outputs.ratios
+        }
+
+    faint, disturbed = lay(store, indices, seed=seed), disturb_noise(store, indices, seed=seed)
     return {
         "split": split,
         "only": list(only),
@@ -305,7 +309,10 @@ def run_benchmark(
             task, model, detector, detect_at["int8"], threshold, progress=watch("onsets and delays")
         )
         | {"others": {name: bench.own_residuals(task, at, usual) for name, (at, _, usual) in own.items()}},
-        "faint": faint_figures(faint, faint_detectors) if len(faint) else None,
+        "faint": faint_figures(faint, detectors_on(faint, "faint earthquakes")) if len(faint) else None,
+        "disturbed": disturbed_figures(disturbed, detectors_on(disturbed, "disturbed noise"))
+        if len(disturbed)
+        else None,
         "parity": bench.parity(task, detect_at["int8"], detect_at["float"], threshold),
         "reliability": bench.reliability(task, outputs.by_model["int8"]),
         "false_alarms": [

@@ -1,0 +1,72 @@
+"""How many false alarms what is not the Earth brings: noise of the data with a synthetic disturbance laid over each.
+
+A few hours of recorded noise hold few of the things that make detectors cry wolf, and one station's fault may decide
+the figure. Here each kind of `train.disturb` is over all the noise there is.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from train import benchmark as bench
+from train.dataset import Samples, Store
+from train.disturb import KINDS
+
+NAMES = tuple(kind.__name__ for kind, _ in KINDS)
+
+
+class DisturbedStore(Store):
+    """Recordings of noise that are disturbed when they are asked for.
+
+    Attributes:
+        kinds: Of each trace, the name of its disturbance.
+    """
+
+    def __init__(self, of: Store, indices: Sequence[int], *, seed: int) -> None:
+        self.path, self.manifest = of.path, of.manifest
+        self._of, self._seed = of, seed
+        self._laid = [(index, kind) for kind in range(len(KINDS)) for index in indices]
+        self.kinds = [NAMES[kind] for _, kind in self._laid]
+        self.traces = [
+            replace(of.traces[index], name=f"{of.traces[index].name} with {NAMES[kind]}") for index, kind in self._laid
+        ]
+
+    def waveform(self, index: int, start: int = 0, stop: int | None = None) -> Samples:
+        """As `Store.waveform`."""
+        of, kind = self._laid[index]
+        wave = self._of.waveform(of).astype(np.float64)
+        KINDS[kind][0](wave, np.random.default_rng([self._seed, index]))
+        wave[~np.array(self.traces[index].components)] = 0.0
+        return wave[:, start:stop].astype(np.float32)
+
+
+def disturb_noise(store: Store, indices: Sequence[int], *, seed: int) -> DisturbedStore:
+    """Lay each kind of disturbance once over each window of noise without gaps among these traces."""
+    noise = [i for i in indices if store.traces[i].kind == "noise" and not store.traces[i].gaps]
+    return DisturbedStore(store, noise, seed=seed)
+
+
+def disturbed_figures(
+    disturbed: DisturbedStore, detectors: Mapping[str, tuple[bench.Detect, Mapping[str, float]]]
+) -> dict[str, Any]:
+    """False alarms in disturbed noise.
+
+    Args:
+        disturbed: The recordings.
+        detectors: Name -> what it finds in them, and its thresholds by name.
+
+    Returns:
+        For each detector and threshold the false alarms for each of `kinds`, the windows of each and their hours.
+    """
+    false: dict[str, dict[str, list[int]]] = {name: {t: [] for t in of} for name, (_, of) in detectors.items()}
+    windows, hours = 0, 0.0
+    for kind in NAMES:
+        task = bench.make_task(disturbed, [i for i, of in enumerate(disturbed.kinds) if of == kind])
+        windows, hours = len(task.indices), sum(task.noise_hours.values())
+        for name, (detect_at, thresholds) in detectors.items():
+            curve = bench.run_curve(task, name, detect_at, list(thresholds.values()))
+            for key, number in zip(thresholds, curve.false.sum(axis=0), strict=True):
+                false[name][key].append(int(number))
+    return {"kinds": list(NAMES), "windows_each": windows, "hours_each": round(hours, 3), "false_alarms": false}
