@@ -102,7 +102,7 @@ class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     mining_steps: int = 2200
     mean_of_rounds: Annotated[int, msgspec.Meta(ge=1)] = 2
     tuned_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.25
-    mining_rate_share: float = 0.3
+    mining_rate_share: float = 0.1
     batch: int = 16
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
