@@ -6,9 +6,9 @@ and the monitor's own detector runs over it at every threshold. The rules that t
 the waveform included.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,11 @@ _ONSET_WITHIN_S = (0.1, 0.3, 0.5)
 
 Detect = Callable[[int, float], list[Found]]
 """Trace index and threshold -> detections."""
+
+Detectors = Mapping[str, tuple[Detect, Mapping[str, float]]]
+"""By name, what a detector finds and its thresholds by name."""
+
+Group = TypeVar("Group", bound=Hashable)
 
 
 @dataclass(slots=True)
@@ -186,6 +191,29 @@ def run_curve(
         if progress is not None:
             progress(column + 1, len(thresholds))
     return curve
+
+
+def curves_by(
+    store: Store, groups: Sequence[Group], detectors: Detectors
+) -> dict[Group, tuple[Task, dict[str, Curve]]]:
+    """Run detectors at their thresholds on each group of traces alone.
+
+    Args:
+        store: Recordings.
+        groups: Of each trace.
+        detectors: What is run.
+
+    Returns:
+        For each group, as they come, its task and each detector's curve at its thresholds.
+    """
+    result = {}
+    for group in dict.fromkeys(groups):
+        task = make_task(store, [i for i, of in enumerate(groups) if of == group])
+        result[group] = (
+            task,
+            {name: run_curve(task, name, at, list(of.values())) for name, (at, of) in detectors.items()},
+        )
+    return result
 
 
 def model_detect(outputs: Mapping[int, TraceOutputs], settings: DetectorSettings) -> Detect:

@@ -4,7 +4,7 @@ A few hours of recorded noise hold few of the things that make detectors cry wol
 the figure. Here each kind of `train.disturb` is over all the noise there is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -48,25 +48,27 @@ def disturb_noise(store: Store, indices: Sequence[int], *, seed: int) -> Disturb
     return DisturbedStore(store, noise, seed=seed)
 
 
-def disturbed_figures(
-    disturbed: DisturbedStore, detectors: Mapping[str, tuple[bench.Detect, Mapping[str, float]]]
-) -> dict[str, Any]:
+def disturbed_figures(disturbed: DisturbedStore, detectors: bench.Detectors) -> dict[str, Any]:
     """False alarms in disturbed noise.
 
     Args:
         disturbed: The recordings.
-        detectors: Name -> what it finds in them, and its thresholds by name.
+        detectors: What finds something in them.
 
     Returns:
         For each detector and threshold the false alarms for each of `kinds`, the windows of each and their hours.
     """
-    false: dict[str, dict[str, list[int]]] = {name: {t: [] for t in of} for name, (_, of) in detectors.items()}
-    windows, hours = 0, 0.0
-    for kind in NAMES:
-        task = bench.make_task(disturbed, [i for i, of in enumerate(disturbed.kinds) if of == kind])
-        windows, hours = len(task.indices), sum(task.noise_hours.values())
-        for name, (detect_at, thresholds) in detectors.items():
-            curve = bench.run_curve(task, name, detect_at, list(thresholds.values()))
-            for key, number in zip(thresholds, curve.false.sum(axis=0), strict=True):
-                false[name][key].append(int(number))
-    return {"kinds": list(NAMES), "windows_each": windows, "hours_each": round(hours, 3), "false_alarms": false}
+    of = bench.curves_by(disturbed, disturbed.kinds, detectors)
+    task, _ = next(iter(of.values()))
+    return {
+        "kinds": list(of),
+        "windows_each": len(task.indices),
+        "hours_each": round(sum(task.noise_hours.values()), 3),
+        "false_alarms": {
+            name: {
+                key: [int(curves[name].false[:, column].sum()) for _, curves in of.values()]
+                for column, key in enumerate(thresholds)
+            }
+            for name, (_, thresholds) in detectors.items()
+        },
+    }

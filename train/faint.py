@@ -4,7 +4,7 @@ Labelled recordings hold few earthquakes that are hardly there, since they are h
 however faint one is: its recording is scaled until its P has a set share of the power of another recording's noise.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -122,25 +122,26 @@ def _p_power(store: Store, index: int, p: int) -> tuple[float, float]:
     return float(np.mean(vertical[at : at + _P_LENGTH] ** 2)), float(np.mean(vertical[: at - 30] ** 2))
 
 
-def faint_figures(
-    faint: FaintStore, detectors: Mapping[str, tuple[bench.Detect, Mapping[str, float]]]
-) -> dict[str, Any]:
+def faint_figures(faint: FaintStore, detectors: bench.Detectors) -> dict[str, Any]:
     """Recall of the faint earthquakes' P.
 
     Args:
         faint: The recordings.
-        detectors: Name -> what it finds in them, and its thresholds by name.
+        detectors: What finds something in them.
 
     Returns:
         For each detector and threshold the recall at each of `RATIOS_DB`, and how many there are of each.
     """
-    recalls: dict[str, dict[str, list[float]]] = {name: {t: [] for t in of} for name, (_, of) in detectors.items()}
-    number = 0
-    for ratio_db in RATIOS_DB:
-        task = bench.make_task(faint, [i for i, of in enumerate(faint.ratios_db) if of == ratio_db])
-        number = len(task.all_wanted)
-        for name, (detect_at, thresholds) in detectors.items():
-            curve = bench.run_curve(task, name, detect_at, list(thresholds.values()))
-            for key, recall in zip(thresholds, curve.recalls(), strict=True):
-                recalls[name][key].append(round(float(recall), 4))
-    return {"ratios_db": list(RATIOS_DB), "p_arrivals_each": number, "recall": recalls}
+    at = bench.curves_by(faint, faint.ratios_db, detectors)
+    task, _ = next(iter(at.values()))
+    return {
+        "ratios_db": list(at),
+        "p_arrivals_each": len(task.all_wanted),
+        "recall": {
+            name: {
+                key: [round(float(curves[name].recalls()[column]), 4) for _, curves in at.values()]
+                for column, key in enumerate(thresholds)
+            }
+            for name, (_, thresholds) in detectors.items()
+        },
+    }

@@ -282,7 +282,7 @@ def run_benchmark(
         for name, of in figures.items()
     }
 
-    def detectors_on(made: Store, what: str) -> dict[str, tuple[bench.Detect, Mapping[str, float]]]:
+    def detectors_on(made: Store, what: str) -> bench.Detectors:
         of_model = all_outputs(made, range(len(made)), model, progress=watch(what))
         return {"int8": (bench.model_detect(of_model, detector), at_rates["int8"])} | {
             setting.name: (
