@@ -108,6 +108,38 @@ def test_disturbances_survive_silence_and_change_noise() -> None:
     assert (noise != before).any()
 
 
+def laid(kind: Callable[..., None], seed: int) -> npt.NDArray[np.float64]:
+    before = np.random.default_rng(100 + seed).standard_normal((3, 6000))
+    wave = before.copy()
+    kind(wave, np.random.default_rng(seed))
+    return wave - before
+
+
+@pytest.mark.parametrize("name", ["footsteps", "thumps", "vehicles", "machinery", "wind", "bustle"])
+def test_what_comes_through_the_ground_is_not_one_wave_on_all_components(name: str) -> None:
+    kind = next(kind for kind, _ in KINDS if kind.__name__ == name)
+    of = [np.linalg.svd(laid(kind, seed), compute_uv=False) for seed in range(10)]
+    assert np.median([second / first for first, second, _ in of if first > 0]) > 0.1
+
+
+def test_the_response_to_a_calibration_is_one_wave_on_all_components() -> None:
+    kind = next(kind for kind, _ in KINDS if kind.__name__ == "calibration")
+    first, second, _ = np.linalg.svd(laid(kind, 0), compute_uv=False)
+    assert first > 0
+    assert second < 1e-6 * first
+
+
+def test_bustle_is_many_bursts_without_a_rhythm() -> None:
+    kind = next(kind for kind, _ in KINDS if kind.__name__ == "bustle")
+    gaps: list[int] = []
+    for seed in range(20):
+        power = (laid(kind, seed) ** 2).sum(axis=0)
+        begins = np.flatnonzero((power[1:] > 0) & (power[:-1] == 0))
+        gaps += list(np.diff(begins))
+    assert len(gaps) > 20
+    assert np.std(gaps) > 0.5 * np.mean(gaps)
+
+
 def test_now_and_then_one_component_alone_is_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
     def shift(wave: npt.NDArray[np.float64], rng: np.random.Generator) -> None:
         wave += rng.uniform(1, 2)

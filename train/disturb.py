@@ -31,14 +31,19 @@ def _shape(rng: Rng) -> F64:
 
 
 def _damped(rng: Rng, frequency: float, cycles: float, n: int) -> F64:
+    """A ring [shape=(3, n)] with its phase on each component, as surface waves have it."""
     t = np.arange(n) / _RATE
     return np.asarray(
-        np.exp(-t * frequency / max(cycles, 0.3)) * np.sin(2 * np.pi * frequency * t + rng.uniform(0, 6.3))
+        np.exp(-t * frequency / max(cycles, 0.3)) * np.sin(2 * np.pi * frequency * t + rng.uniform(0, 6.3, (3, 1)))
     )
 
 
 def _band_noise(rng: Rng, n: int, low: float, high: float) -> F64:
-    out = in_band(rng.standard_normal(n), low_hz=low, high_hz=high)
+    """Noise [shape=(3, n)] that the components have more or less in common: near a source most, scattered least."""
+    common = rng.uniform(0.0, 1.0)
+    out = in_band(
+        common * rng.standard_normal(n) + np.sqrt(1 - common**2) * rng.standard_normal((3, n)), low_hz=low, high_hz=high
+    )
     return np.asarray(out / (out.std() + 1e-12))
 
 
@@ -78,7 +83,7 @@ def footsteps(wave: F64, rng: Rng) -> None:
         if 0 <= i < n - 10:
             pulse = _damped(rng, frequency * rng.uniform(0.85, 1.15), rng.uniform(0.6, 3), min(100, n - i))
             near = 1 / (1 + ((at - closest) / (0.25 * length)) ** 2)
-            wave[:, i : i + len(pulse)] += scale * level * near * rng.uniform(0.6, 1.2) * shape * pulse
+            wave[:, i : i + pulse.shape[1]] += scale * level * near * rng.uniform(0.6, 1.2) * shape * pulse
         at += pace * rng.uniform(0.9, 1.1)
 
 
@@ -88,7 +93,7 @@ def thumps(wave: F64, rng: Rng) -> None:
     for _ in range(rng.integers(1, 6)):
         i = int(rng.integers(0, n - 20))
         pulse = _damped(rng, rng.uniform(3, 45), 10 ** rng.uniform(-0.3, 1.0), min(int(rng.integers(20, 300)), n - i))
-        wave[:, i : i + len(pulse)] += scale * _level(rng) * _shape(rng) * pulse
+        wave[:, i : i + pulse.shape[1]] += scale * _level(rng) * _shape(rng) * pulse
 
 
 def vehicles(wave: F64, rng: Rng) -> None:
@@ -110,6 +115,7 @@ def machinery(wave: F64, rng: Rng) -> None:
     base = rng.uniform(2, 49)
     sweep = rng.choice([0.0, rng.uniform(-0.3, 0.3)])
     phase = 2 * np.pi * np.cumsum(base * (1 + sweep * np.clip((t - begin) / length, 0, 1))) / _RATE
+    phase = phase + rng.uniform(0, 6.3, (3, 1))
     sound = sum(np.sin(k * phase + rng.uniform(0, 6.3)) * rng.uniform(0, 1) for k in range(1, 4) if k * base < 49)
     sound = sound + rng.uniform(0, 0.6) * _band_noise(rng, n, base * 0.7, min(49.0, base * 1.6))
     wave += scale * _level(rng) * 0.7 * _shape(rng) * envelope * sound
@@ -132,8 +138,8 @@ def calibration(wave: F64, rng: Rng) -> None:
         (1, -1, 1), rng.integers(0, n - 50, 1) + np.arange(3) * int(rng.integers(200, 1500)), strict=True
     ):
         if at < n - 10:
-            pulse = _damped(np.random.default_rng(0), frequency, cycles, min(1000, n - int(at)))
-            wave[:, at : at + len(pulse)] += sign * scale * level * pulse
+            pulse = _damped(np.random.default_rng(0), frequency, cycles, min(1000, n - int(at)))[:1]
+            wave[:, at : at + pulse.shape[1]] += sign * scale * level * pulse
 
 
 def gain_change(wave: F64, rng: Rng) -> None:
@@ -160,9 +166,25 @@ def crackle(wave: F64, rng: Rng) -> None:
         if 0 <= i < n - 20:
             m = min(int(rng.integers(20, 400)), n - i)
             low = rng.uniform(1.5, 20)
-            burst = _band_noise(rng, m, low, low * rng.uniform(1.5, 8))
+            burst = _band_noise(rng, m, low, low * rng.uniform(1.5, 8))[component]
             fade = np.exp(-np.arange(m) / _RATE / 10 ** rng.uniform(-1.3, 0.2))
             wave[component, i : i + m] += scale[component] * _level(rng) * fade * burst
+
+
+def bustle(wave: F64, rng: Rng) -> None:
+    """People, animals, branches: bursts without a rhythm for some seconds to a minute, no two alike."""
+    scale, n, shape = noise_scale(wave), wave.shape[1], _shape(rng)
+    begin, length, level = rng.uniform(-20, n / _RATE - 5), rng.uniform(5, 60), _level(rng)
+    low, wide = rng.uniform(2, 15), rng.uniform(1.5, 6)
+    for at in begin + length * rng.random(int(max(4, length * 10 ** rng.uniform(-0.6, 0.5)))):
+        i = int(at * _RATE)
+        if 0 <= i < n - 20:
+            m = min(int(rng.integers(30, 400)), n - i)
+            t, own = np.arange(m) / _RATE, low * rng.uniform(0.7, 1.5)
+            envelope = np.exp(-t / 10 ** rng.uniform(-1.2, 0.1)) * (1 - np.exp(-t / 10 ** rng.uniform(-2.5, -0.7)))
+            burst = envelope * _band_noise(rng, m, own, min(48.0, own * wide))
+            strength = level * 10 ** rng.normal(0, 0.35)
+            wave[:, i : i + m] += scale * strength * shape * rng.uniform(0.7, 1.3, (3, 1)) * burst
 
 
 KINDS: tuple[tuple[Callable[[F64, Rng], None], float], ...] = (
@@ -177,6 +199,7 @@ KINDS: tuple[tuple[Callable[[F64, Rng], None], float], ...] = (
     (gain_change, 0.7),
     (pulses, 1.0),
     (crackle, 2.0),
+    (bustle, 3.0),
 )
 """Each kind with how often it is chosen, relative to the others."""
 

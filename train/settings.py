@@ -97,7 +97,7 @@ class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         workers: Processes that make examples.
     """
 
-    steps: int = 15000
+    steps: int = 12000
     mining_rounds: int = 2
     mining_steps: int = 2200
     mean_of_rounds: Annotated[int, msgspec.Meta(ge=1)] = 2
