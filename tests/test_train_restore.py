@@ -1,5 +1,7 @@
 """An int8 model becomes a float network again that says the same, alone and while it is trained."""
 
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from train.restore import check_restorable, restore
 from train.settings import FitSettings, NetworkSettings, Settings
 from train.steps import train
 
-SHIPPED = Settings(fit=FitSettings(batch=6, mining_rounds=1, mining_steps=2, mean_of_rounds=1))
+SHIPPED = Settings(fit=FitSettings(batch=6, mining_rounds=1, mining_steps=2, mean_of_last=1))
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +40,31 @@ def test_it_says_what_the_int8_model_says(frames: F32) -> None:
         assert np.corrcoef(restored[inside], log_odds[inside])[0, 1] > 0.995
 
 
+TINY = msgspec.structs.replace(
+    SHIPPED, network=NetworkSettings(filters=(4, 4, 6), channels=8, dilations=(1, 2)), name="tiny"
+)
+
+
+@pytest.mark.parametrize(
+    ("last", "share_of"), [(1, ["round 2"]), (2, ["round 1", "round 2"]), (9, ["first", "round 1", "round 2"])]
+)
+def test_from_nothing_the_first_training_is_part_of_the_mean(
+    last: int, share_of: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, means = iter(["first", "round 1", "round 2"]), []
+    monkeypatch.setattr("train.fit.fit", lambda *_, **__: Path(next(trained)))
+    monkeypatch.setattr("train.fit.weights_of", str)
+    monkeypatch.setattr("train.fit.save_mean", lambda _, several, shares=None: means.append((several, shares)))
+    monkeypatch.setattr("train.quantize.quantize", lambda *_: tmp_path)
+    monkeypatch.setattr("train.steps.mine", lambda *_: [])
+    settings = Settings(fit=FitSettings(mining_rounds=2, mean_of_last=last))
+    train(write_store(tmp_path / "store"), settings, tmp_path, watch=lambda _: lambda *_: None, report=lambda *_: None)
+    assert means == [(share_of, None)]
+
+
 def test_training_goes_on_from_it(frames: F32, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("on")
-    store = write_store(folder / "store")
-    tiny = msgspec.structs.replace(
-        SHIPPED, network=NetworkSettings(filters=(4, 4, 6), channels=8, dilations=(1, 2)), name="tiny"
-    )
+    store, tiny = write_store(folder / "store"), TINY
     first = msgspec.structs.replace(tiny, fit=msgspec.structs.replace(tiny.fit, steps=2, mining_steps=0))
     int8 = quantize(store, first, fit(store, first, folder / "first"), folder / "first")
     parts: list[str] = []

@@ -86,7 +86,7 @@ class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         mining_rounds: How often after that training goes on with what the model itself then found in training noise:
             see `train.mining`.
         mining_steps: Steps of each such round; 0 for none.
-        mean_of_rounds: The model is the mean of those after the last so many rounds.
+        mean_of_last: The model is the mean of the last so many of these: after the first training, after each round.
         tuned_share: Where training goes on from a model: how much of that mean is in the result, the rest being the
             model that it began with.
         mining_rate_share: Learning rate of these rounds, as a share of the first one.
@@ -100,8 +100,8 @@ class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     steps: int = 12000
     mining_rounds: int = 2
     mining_steps: int = 2200
-    mean_of_rounds: Annotated[int, msgspec.Meta(ge=1)] = 2
-    tuned_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.25
+    mean_of_last: Annotated[int, msgspec.Meta(ge=1)] = 3
+    tuned_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
     mining_rate_share: float = 0.1
     batch: int = 16
     learning_rate: float = 3e-3

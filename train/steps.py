@@ -120,7 +120,9 @@ def train(
     if not first.mining_steps or settings.network.name != "stream":
         return path
     hard: list[Place] = []
-    late = [weights_of(path)]
+    begun = weights_of(path)
+    # What it began with has a share of its own: see tuned_share.
+    late = [begun] if start_from is None else []
     for number in range(1, first.mining_rounds + 1):
         early = quantize(store, settings, path, out / "before_mining")
         # All that was ever hard, since it is to stay learned.
@@ -137,11 +139,13 @@ def train(
         told = _Told(report, f"with mined negatives, round {number}", first.mining_steps)
         path = fit(store, later, out, hard_negatives=hard, start_from=path, report=told)
         late.append(weights_of(path))
-    last = late[max(1, len(late) - first.mean_of_rounds) :] or late
+    last = late[-first.mean_of_last :] or [begun]
     # Towards where fine-tuning leads, not all the way: much of what it brings and little of what it makes forget
     # (Wortsman and others, 2022, "Robust fine-tuning of zero-shot models").
-    shares = None if start_from is None else (1 - first.tuned_share, first.tuned_share)
-    save_mean(path, last if shares is None else [late[0], mean_weights(last)], shares)
+    if start_from is not None:
+        save_mean(path, [begun, mean_weights(last)], (1 - first.tuned_share, first.tuned_share))
+    else:
+        save_mean(path, last)
     return path
 
 
