@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import keras
 import msgspec
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from monitor.model import Model, default_model_path
 from tests.train_store import write_store
 from train.augment import ExampleMaker
+from train.dataset import Store
 from train.fit import fit, make_batch
 from train.outputs import F32
 from train.quantize import HEAD_LOG_ODDS, quantize
@@ -60,6 +62,44 @@ def test_from_nothing_the_first_training_is_part_of_the_mean(
     settings = Settings(fit=FitSettings(mining_rounds=2, mean_of_last=last))
     train(write_store(tmp_path / "store"), settings, tmp_path, watch=lambda _: lambda *_: None, report=lambda *_: None)
     assert means == [(share_of, None)]
+
+
+@pytest.fixture(scope="module")
+def of_two_branches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the store and what training gives."""
+    folder = tmp_path_factory.mktemp("branches")
+    settings = two_branches()
+    path = train(
+        write_store(folder / "store"), settings, folder, watch=lambda _: lambda *_: None, report=lambda *_: None
+    )
+    assert path == folder / "model.keras"
+    return folder
+
+
+def two_branches() -> Settings:
+    return msgspec.structs.replace(
+        TINY,
+        network=msgspec.structs.replace(TINY.network, branches=2),
+        fit=msgspec.structs.replace(TINY.fit, steps=2, mining_steps=0),
+    )
+
+
+def test_branches_are_trained_apart_and_say_the_mean(of_two_branches: Path, frames: F32) -> None:
+    folders = (of_two_branches / "branch1", of_two_branches / "branch2", of_two_branches)
+    one, other, joined = (
+        np.asarray(keras.models.load_model(folder / "model.keras", compile=False)(frames)) for folder in folders
+    )
+    assert np.abs(one - other).max() > 0.01
+    np.testing.assert_allclose(joined, (one + other) / 2, atol=1e-4)
+
+
+def test_two_branches_become_a_file_and_a_network_again(of_two_branches: Path, frames: F32) -> None:
+    settings = two_branches()
+    int8 = quantize(Store.open(of_two_branches / "store"), settings, of_two_branches / "model.keras", of_two_branches)
+    assert len(check_restorable(int8, settings)) == 64
+    joined = keras.models.load_model(of_two_branches / "model.keras", compile=False)
+    said, restored = np.asarray(joined(frames)), np.asarray(restore(int8, settings, frames)(frames))
+    assert np.corrcoef(restored.ravel(), said.ravel())[0, 1] > 0.98
 
 
 def test_training_goes_on_from_it(frames: F32, tmp_path_factory: pytest.TempPathFactory) -> None:

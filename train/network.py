@@ -3,10 +3,13 @@
 Both take decibel above background [shape=(batch, frames, n_freq, 3)] and give logits (earthquake, P, S).
 """
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from train.geometry import KERNEL, REFERENCE_FRAMES, TIME_STRIDE
@@ -53,20 +56,36 @@ def _reference(settings: Settings, batch: int | None) -> Any:
 
 
 def _stream(settings: Settings, frames: int | None, batch: int | None, clipped: bool) -> Any:
+    """Branches side by side under one head, which says what the mean of each one's own would."""
+    image = layers.Input((frames, settings.spectrogram.n_freq, 3), batch_size=batch)
+    branches = [_branch(image, settings, f"branch{number + 1}") for number in range(settings.network.branches)]
+    x = branches[0] if len(branches) == 1 else layers.Concatenate()(branches)
+    x = layers.Conv2D(3, 1, activation="relu6" if clipped else None, name=HEAD)(x)
+    return keras.Model(image, x)
+
+
+def _branch(image: Any, settings: Settings, name: str) -> Any:
     """Convolutions over time and frequency, then dilated ones along time; valid along time throughout.
 
     The dilated, causal part follows WaveNet and temporal convolutional networks (Bai, Kolter and Koltun, 2018);
     depthwise-separable as in MobileNet (Howard et al., 2017).
     """
     network, n_freq = settings.network, settings.spectrogram.n_freq
-    image = layers.Input((frames, n_freq, 3), batch_size=batch)
+    numbers = itertools.count()
+
+    def named() -> str:
+        # In the order in which they run: see `in_order`.
+        return f"{name}_{next(numbers):02d}"
+
+    def normalise(x: Any, beta: float = 0.0) -> Any:
+        offset = keras.initializers.Constant(beta)
+        return layers.BatchNormalization(momentum=0.97, beta_initializer=offset, name=named())(x)
 
     def convolve(x: Any, filters: int, kernel: tuple[int, int], strides: tuple[int, int]) -> Any:
         pad = kernel[1] // 2
         x = layers.ZeroPadding2D(((0, 0), (pad, pad)))(x)
-        x = layers.Conv2D(filters, kernel, strides, use_bias=False)(x)
-        x = layers.BatchNormalization(momentum=0.97)(x)
-        return layers.ReLU(6.0)(x)
+        x = layers.Conv2D(filters, kernel, strides, use_bias=False, name=named())(x)
+        return layers.ReLU(6.0)(normalise(x))
 
     first, second, third = network.filters
     x = layers.Rescaling(1 / _SCALE_DB)(image)
@@ -74,17 +93,36 @@ def _stream(settings: Settings, frames: int | None, batch: int | None, clipped: 
     x = convolve(x, second, (KERNEL, 3), (TIME_STRIDE, 2))
     x = convolve(x, third, (1, 3), (1, 2))
     rest = math.ceil(math.ceil(math.ceil(n_freq / 2) / 2) / 2)
-    x = layers.Conv2D(network.channels, (1, rest), use_bias=False)(x)
-    x = layers.BatchNormalization(momentum=0.97)(x)
-    x = layers.ReLU(6.0)(x)
+    x = layers.Conv2D(network.channels, (1, rest), use_bias=False, name=named())(x)
+    x = layers.ReLU(6.0)(normalise(x))
     for dilation in network.dilations:
-        y = layers.DepthwiseConv2D((KERNEL, 1), dilation_rate=(dilation, 1), use_bias=False)(x)
-        y = layers.BatchNormalization(momentum=0.97)(y)
-        y = layers.ReLU(6.0)(y)
-        y = layers.Conv2D(network.channels, 1, use_bias=False)(y)
-        y = layers.BatchNormalization(momentum=0.97, beta_initializer=keras.initializers.Constant(_MIDDLE))(y)
-        y = layers.ReLU(6.0)(y)
+        y = layers.DepthwiseConv2D((KERNEL, 1), dilation_rate=(dilation, 1), use_bias=False, name=named())(x)
+        y = layers.ReLU(6.0)(normalise(y))
+        y = layers.Conv2D(network.channels, 1, use_bias=False, name=named())(y)
+        y = layers.ReLU(6.0)(normalise(y, _MIDDLE))
         kept = layers.Cropping2D((((KERNEL - 1) * dilation, 0), (0, 0)))(x)
         x = layers.ReLU(6.0)(layers.Add()([kept, y - _MIDDLE]))
-    x = layers.Conv2D(3, 1, activation="relu6" if clipped else None, name=HEAD)(x)
-    return keras.Model(image, x)
+    return x
+
+
+def in_order(network: Any) -> list[Any]:
+    """The layers of a `stream` network that have weights, branch by branch as they run, the head last."""
+    return sorted((layer for layer in network.layers if layer.weights), key=lambda layer: str(layer.name))
+
+
+def join(networks: Sequence[Any], settings: Settings) -> Any:
+    """One network of several branches, from as many of one branch: its log-odds are the mean of theirs.
+
+    Args:
+        networks: Of the same settings but for `branches`, which is 1.
+        settings: The run; `branches` says how many there are.
+    """
+    joined = build(settings)
+    *layers_of, head = in_order(joined)
+    parts = [in_order(network) for network in networks]
+    for layer, of in zip(layers_of, [layer for part in parts for layer in part[:-1]], strict=True):
+        layer.set_weights(of.get_weights())
+    heads = [part[-1].get_weights() for part in parts]
+    kernel = np.concatenate([kernel for kernel, _ in heads], axis=2) / len(heads)
+    head.set_weights([kernel, np.mean([bias for _, bias in heads], axis=0)])
+    return joined

@@ -68,13 +68,13 @@ def restore(path: Path, settings: Settings, frames: F32) -> Any:
     """
     import keras  # noqa: PLC0415  # heavy: only where it is used
 
-    from train.network import HEAD, build  # noqa: PLC0415
+    from train.network import HEAD, build, in_order  # noqa: PLC0415
     from train.quantize import HEAD_LOG_ODDS  # noqa: PLC0415
 
     network = build(settings)
     kinds = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
-    *convolutions, head = [layer for layer in network.layers if isinstance(layer, kinds)]
-    normalisations = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    *convolutions, head = [layer for layer in in_order(network) if isinstance(layer, kinds)]
+    normalisations = [layer for layer in in_order(network) if isinstance(layer, keras.layers.BatchNormalization)]
     *inner, last = _convolutions(path)
     for layer, normalisation, of_file in zip(convolutions, normalisations, inner, strict=True):
         layer.set_weights([of_file.kernel])
@@ -89,7 +89,7 @@ def restore(path: Path, settings: Settings, frames: F32) -> Any:
 
 
 def _convolutions(path: Path) -> list[_Convolution]:
-    """The convolutions of a file in the order in which they run."""
+    """The convolutions of a file as they follow each other: branch by branch as they are joined, the head last."""
     with quiet_stderr():
         interpreter = interpreter_class()(
             model_content=path.read_bytes(), experimental_op_resolver_type=without_delegates()
@@ -105,10 +105,23 @@ def _convolutions(path: Path) -> list[_Convolution]:
         zero, scale = np.reshape(of["zero_points"], shape), np.reshape(of["scales"], shape)
         return np.asarray((held - zero) * scale, np.float32)
 
-    found = []
-    for operator in interpreter._get_ops_details():
+    operators = interpreter._get_ops_details()
+    from_which = {int(output): operator for operator in operators for output in operator["outputs"]}
+    found: dict[int, _Convolution] = {}
+    seen: set[int] = set()
+
+    def follow(tensor: int) -> None:
+        operator = from_which.get(tensor)
+        if operator is None or operator["index"] in seen:
+            return
+        seen.add(operator["index"])
+        for index in operator["inputs"]:
+            follow(int(index))
         if operator["op_name"] in _CONVOLUTIONS:
             _, kernel, bias = (int(index) for index in operator["inputs"])
             # The axis that comes first there is last in Keras: output channels, or the multiplier of a depthwise one.
-            found.append(_Convolution(value(kernel).transpose(1, 2, 3, 0), value(bias)))
-    return found
+            found[operator["index"]] = _Convolution(value(kernel).transpose(1, 2, 3, 0), value(bias))
+
+    for output in interpreter.get_output_details():
+        follow(int(output["index"]))
+    return list(found.values())

@@ -69,6 +69,8 @@ class NetworkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         channels: Channels of the convolutions along time.
         dilations: Their dilations, in output steps.
         look_ahead_s: How much later than the moment it speaks of an output may look.
+        branches: Of `stream`: so many networks of this shape side by side in one, each trained by itself from a seed of
+            its own; together they say the mean of their log-odds, since their false alarms differ.
     """
 
     name: Literal["stream", "reference"] = "stream"
@@ -76,6 +78,7 @@ class NetworkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     channels: int = 64
     dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     look_ahead_s: float = 0.6
+    branches: Annotated[int, msgspec.Meta(ge=1)] = 1
 
 
 class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

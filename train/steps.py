@@ -93,7 +93,7 @@ def train(
     *,
     start_from: Path | None = None,
     watch: Watch,
-    report: Callable[[str, int, int, dict[str, float]], None],
+    report: Report,
 ) -> Path:
     """Train, then go on with what the model itself finds in training noise: see `train.mining`.
 
@@ -108,6 +108,8 @@ def train(
     Returns:
         Path of the Keras model.
     """
+    if start_from is None and settings.network.branches > 1:
+        return _side_by_side(store, settings, out, watch, report)
     # TensorFlow is only where a model is made.
     from train.fit import fit, mean_weights, save_mean, weights_of  # noqa: PLC0415
     from train.quantize import quantize  # noqa: PLC0415
@@ -147,6 +149,31 @@ def train(
     else:
         save_mean(path, last)
     return path
+
+
+def _side_by_side(store: Store, settings: Settings, out: Path, watch: Watch, report: Report) -> Path:
+    """Train each branch as a network of its own, in a folder of its own, then join them."""
+    import keras  # noqa: PLC0415  # heavy: only where it is used
+
+    from train.network import join  # noqa: PLC0415
+
+    trained = []
+    for number in range(settings.network.branches):
+        name = f"branch{number + 1}"
+        alone = msgspec.structs.replace(
+            settings,
+            # A round of mining adds its number to the seed.
+            seed=settings.seed + number * (settings.fit.mining_rounds + 1),
+            network=msgspec.structs.replace(settings.network, branches=1),
+        )
+        trained.append(train(store, alone, out / name, watch=watch, report=_of(name, report)))
+    joined = join([keras.models.load_model(path, compile=False) for path in trained], settings)
+    joined.save(out / "model.keras")
+    return out / "model.keras"
+
+
+def _of(branch: str, report: Report) -> Report:
+    return lambda name, step, steps, losses: report(f"{branch}, {name}", step, steps, losses)
 
 
 def _restored(store: Store, settings: Settings, out: Path, path: Path) -> Path:
