@@ -80,8 +80,9 @@ def judge(moment: Moment) -> Verdict:
         span = Span(moment.time_ns - seconds_to_ns(_NEAR_BEFORE_S), moment.time_ns + seconds_to_ns(_NEAR_AFTER_S))
     else:
         span = _span_of(moment, found[0])
-    first, outputs, _ = moment.outputs(*span)
-    free = np.ones(len(outputs), bool)
+    # Without data the network says something, too, and nobody heeds it.
+    first, outputs, free = moment.outputs(*span)
+    free = free.copy()
     if found is None:
         # What another detection is made of says nothing of this moment.
         for event, _ in _events(moment):
