@@ -154,7 +154,8 @@ def test_from_a_store_to_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for text in (
         f"# Model card: tiny {Settings().version}",
         "Licence",
-        "python -m train all --data DATA --seed 5",
+        "python -m train all --data DATA --seed 5 --exclude 'absent*' --settings SETTINGS",
+        'SETTINGS is a TOML file with `name = "tiny"`, `augment.seconds = 30`, `network.filters = [4, 4, 6]`',
         "## Limits",
         "STA/LTA",
     ):

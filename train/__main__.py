@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -303,23 +303,16 @@ def _read_settings(
     import msgspec  # noqa: PLC0415
 
     from train.restore import check_restorable  # noqa: PLC0415
-    from train.settings import read_settings  # noqa: PLC0415
+    from train.settings import read_settings, with_options  # noqa: PLC0415
 
     with _users_part():
         settings = read_settings(path)
     if settings.start_from:
         raise _WrongError(f"{path}: start_from is written by --start-from; accepted: a file without it")
-    replace = msgspec.structs.replace
-    if seed is not None:
-        settings = replace(settings, seed=seed)
-    if steps is not None:
-        mining = round(settings.fit.mining_steps * steps / settings.fit.steps)
-        settings = replace(settings, fit=replace(settings.fit, steps=steps, mining_steps=mining))
-    if exclude:
-        settings = replace(settings, data=replace(settings.data, exclude=[*settings.data.exclude, *exclude]))
+    settings = with_options(settings, seed=seed, steps=steps, exclude=exclude or ())
     if start_from is not None:
         with _users_part():
-            settings = replace(settings, start_from=check_restorable(start_from, settings))
+            settings = msgspec.structs.replace(settings, start_from=check_restorable(start_from, settings))
     return settings
 
 
@@ -466,18 +459,27 @@ def _report(store: Path, out: Path, *, install: bool) -> None:
     from monitor.model import Model, default_model_path  # noqa: PLC0415
     from train import steps  # noqa: PLC0415
     from train.report import write_report  # noqa: PLC0415
+    from train.settings import Settings, differing, with_options  # noqa: PLC0415
 
     with _users_part():
         path, settings = steps.model_path(out), steps.saved_settings(out)
     model = Model(path)
+    options: dict[str, Any] = {"seed": settings.seed, "steps": settings.fit.steps, "exclude": settings.data.exclude}
+    others: dict[str, Any] = {}
+    if settings.network.name != "reference" and differing(settings, with_options(Settings(), **options)):
+        options["steps"] = None
+        others = differing(settings, with_options(Settings(), **options))
     command = ["python", "-m", "train", "all", "--data", "DATA", "--seed", str(settings.seed)]
-    command += ["--steps", str(settings.fit.steps)]
+    if options["steps"] is not None:
+        command += ["--steps", str(settings.fit.steps)]
     for pattern in settings.data.exclude:
         command += ["--exclude", pattern]
     if settings.start_from:
         command += ["--start-from", "MODEL"]
     if settings.network.name == "reference":
         command += ["--settings", "train/configs/reference.toml"]
+    elif others:
+        command += ["--settings", "SETTINGS"]
     files = [
         path,
         *write_report(
@@ -486,6 +488,7 @@ def _report(store: Path, out: Path, *, install: bool) -> None:
             evaluation=steps.read_json(out / steps.EVALUATION_FILE),
             benchmark=steps.read_json(out / steps.BENCHMARK_FILE),
             command=shlex.join(command),
+            settings_file=others,
             date=dt.datetime.now(tz=dt.UTC).date().isoformat(),
         ),
     ]

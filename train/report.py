@@ -252,6 +252,7 @@ def write_report(
     evaluation: Mapping[str, Any] | None,
     benchmark: Mapping[str, Any] | None,
     command: str,
+    settings_file: Mapping[str, Any],
     date: str,
 ) -> tuple[Path, Path]:
     """Write the report and the card next to the model, as `NAME.json` and `NAME.md`.
@@ -262,6 +263,7 @@ def write_report(
         evaluation: Figures on windows, if there are any.
         benchmark: Figures on continuous data, if there are any.
         command: What makes the model anew.
+        settings_file: What the file has that `command` calls SETTINGS: `part.key` -> value.
         date: Of the run.
 
     Returns:
@@ -279,6 +281,7 @@ def write_report(
         "schema": "train.report/1",
         "date": date,
         "command": command,
+        "settings_file": settings_file,
         "software": {"python": platform.python_version(), **software},
         "model": facts,
         "data": data,
@@ -315,6 +318,9 @@ def _card(model: Model, report: Mapping[str, Any]) -> str:
     continuous = continuous_text(benchmark, by=_CARD_BREAKDOWNS) if benchmark else "Not evaluated on continuous data."
     began = metadata.settings.get("start_from", "")
     began = f"\nMODEL has the sha256 `{began}`: this one was made from it.\n" if began else ""
+    if report["settings_file"]:
+        lines = ", ".join(f"`{key} = {json.dumps(value)}`" for key, value in report["settings_file"].items())
+        began += f"\nSETTINGS is a TOML file with {lines}.\n"
     return f"""# Model card: {metadata.name} {metadata.version}
 
 ## What it is

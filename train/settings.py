@@ -1,8 +1,9 @@
 """Everything that decides what model comes out, read from one TOML and stored in the model and its report."""
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -133,6 +134,31 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     augment: AugmentSettings = AugmentSettings()
     network: NetworkSettings = NetworkSettings()
     fit: FitSettings = FitSettings()
+
+
+def with_options(settings: Settings, *, seed: int | None, steps: int | None, exclude: Sequence[str]) -> Settings:
+    """The settings with what the command line says; the steps of mining follow `steps` in proportion."""
+    replace = msgspec.structs.replace
+    if seed is not None:
+        settings = replace(settings, seed=seed)
+    if steps is not None:
+        mining = round(settings.fit.mining_steps * steps / settings.fit.steps)
+        settings = replace(settings, fit=replace(settings.fit, steps=steps, mining_steps=mining))
+    if exclude:
+        settings = replace(settings, data=replace(settings.data, exclude=[*settings.data.exclude, *exclude]))
+    return settings
+
+
+def differing(settings: Settings, usual: Settings) -> dict[str, Any]:
+    """What a run has otherwise than `usual`, `part.key` -> value; but for its version and what it started from."""
+    theirs: dict[str, Any] = msgspec.to_builtins(usual)
+    found: dict[str, Any] = {}
+    for key, value in msgspec.to_builtins(settings).items():
+        if isinstance(value, dict):
+            found |= {f"{key}.{name}": one for name, one in value.items() if one != theirs[key][name]}
+        elif value != theirs[key] and key not in ("version", "start_from"):
+            found[key] = value
+    return found
 
 
 def read_settings(path: Path | None) -> Settings:
