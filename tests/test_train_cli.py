@@ -84,6 +84,7 @@ def test_without_a_store(command: str, missing: str, tmp_path: Path) -> None:
         ("steps = 3", "unknown field `steps`"),
         ("[fit]\nsteps = 'many'", "Expected `int`"),
         ("[fit", "not TOML"),
+        ('[network]\nname = "reference"\nbranches = 2', "branches is of the network stream"),
         ("[spectrogram]\nhop = 0", "hop is 0"),
         ("start_from = 'ab'", "start_from is written by --start-from"),
     ],

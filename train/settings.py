@@ -81,6 +81,11 @@ class NetworkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     look_ahead_s: float = 0.6
     branches: Annotated[int, msgspec.Meta(ge=1)] = 1
 
+    def __post_init__(self) -> None:
+        """Refuse what one of the networks does not have."""
+        if self.name == "reference" and self.branches > 1:
+            raise ValueError("branches is of the network stream; accepted with reference: 1")
+
 
 class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The training loop.
@@ -126,7 +131,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """
 
     name: str = "seismic"
-    version: str = "4"
+    version: str = "5"
     seed: int = 20261122
     start_from: str = ""
     data: DataSettings = DataSettings()
