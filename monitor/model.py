@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -111,7 +112,8 @@ class Model:
         found = tuple(int(n) for n in details["shape"][2:])
         if details["dtype"] is not np.int8:
             raise ModelError(f"{path}: input is {np.dtype(details['dtype'])}; accepted: int8")
-        if found != expected:
+        # Some of the neighbouring bins may stand as one, of so many times the components: the same values in a row.
+        if math.prod(found) != math.prod(expected) or found[-1] % expected[-1]:
             raise ModelError(f"{path}: input has (bins, components) {found}; its metadata says {expected}")
         self._scale, self._zero = (float(details["quantization"][0]), int(details["quantization"][1]))
         output = interpreter.get_output_details()[0]
@@ -226,7 +228,7 @@ class Model:
             pieces = [frames[at * stride : at * stride + length] for at in range(n_outputs + 1)]
         outputs: list[I8] = []
         for piece in pieces:
-            interpreter.set_tensor(details["index"], np.ascontiguousarray(piece[None]))
+            interpreter.set_tensor(details["index"], np.ascontiguousarray(piece).reshape(details["shape"]))
             interpreter.invoke()
             outputs.append(interpreter.get_tensor(answer))
         return np.concatenate(outputs).reshape(n_outputs + 1, len(self.metadata.labels))

@@ -24,6 +24,7 @@ seconds = 30
 filters = [4, 4, 6]
 channels = 8
 dilations = [1, 2]
+branches = 1
 [fit]
 steps = 2
 mining_steps = 2
@@ -84,7 +85,7 @@ def test_without_a_store(command: str, missing: str, tmp_path: Path) -> None:
         ("steps = 3", "unknown field `steps`"),
         ("[fit]\nsteps = 'many'", "Expected `int`"),
         ("[fit", "not TOML"),
-        ('[network]\nname = "reference"\nbranches = 2', "branches is of the network stream"),
+        ("[spectrogram]\nlast_bin = 30", "spectrogram has 30 bins, first_bin to last_bin; accepted: a multiple of 4"),
         ("[spectrogram]\nhop = 0", "hop is 0"),
         ("start_from = 'ab'", "start_from is written by --start-from"),
     ],

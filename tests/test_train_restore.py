@@ -14,7 +14,7 @@ from train.dataset import Store
 from train.fit import fit, make_batch
 from train.outputs import F32
 from train.quantize import HEAD_LOG_ODDS, quantize
-from train.restore import check_restorable, restore
+from train.restore import _Convolution, _folded, _second_folded, branches_of, check_restorable, restore
 from train.settings import FitSettings, NetworkSettings, Settings
 from train.steps import train
 
@@ -43,7 +43,7 @@ def test_it_says_what_the_int8_model_says(frames: F32) -> None:
 
 
 TINY = msgspec.structs.replace(
-    SHIPPED, network=NetworkSettings(filters=(4, 4, 6), channels=8, dilations=(1, 2)), name="tiny"
+    SHIPPED, network=NetworkSettings(filters=(8, 4, 6), channels=8, dilations=(1, 2), branches=1), name="tiny"
 )
 
 
@@ -59,7 +59,7 @@ def test_from_nothing_the_first_training_is_part_of_the_mean(
     monkeypatch.setattr("train.fit.save_mean", lambda _, several, shares=None: means.append((several, shares)))
     monkeypatch.setattr("train.quantize.quantize", lambda *_: tmp_path)
     monkeypatch.setattr("train.steps.mine", lambda *_: [])
-    settings = Settings(fit=FitSettings(mining_rounds=2, mean_of_last=last))
+    settings = msgspec.structs.replace(TINY, fit=FitSettings(mining_rounds=2, mean_of_last=last))
     train(write_store(tmp_path / "store"), settings, tmp_path, watch=lambda _: lambda *_: None, report=lambda *_: None)
     assert means == [(share_of, None)]
 
@@ -102,6 +102,48 @@ def test_two_branches_become_a_file_and_a_network_again(of_two_branches: Path, f
     assert np.corrcoef(restored.ravel(), said.ravel())[0, 1] > 0.98
 
 
+def test_a_model_is_kept_and_another_network_trained_beside_it(frames: F32, tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store")
+    one = msgspec.structs.replace(TINY, fit=msgspec.structs.replace(TINY.fit, steps=2, mining_steps=0))
+    int8 = quantize(store, one, fit(store, one, tmp_path / "one"), tmp_path / "one")
+    assert branches_of(int8) == 1
+    parts: list[str] = []
+    path = train(
+        store,
+        two_branches(),
+        tmp_path,
+        start_from=int8,
+        watch=lambda _: lambda *_: None,
+        report=lambda part, *_: parts.append(part),
+    )
+    assert set(parts) == {"branch2, training"}
+    kept = np.asarray(restore(int8, one, frames)(frames))
+    beside, joined = (
+        np.asarray(keras.models.load_model(file, compile=False)(frames))
+        for file in (tmp_path / "branch2" / "model.keras", path)
+    )
+    assert np.abs(kept - beside).max() > 0.01
+    assert np.corrcoef(joined.ravel(), (kept + beside).ravel())[0, 1] > 0.99
+
+
+def test_the_first_convolutions_of_version_4_become_folded_ones() -> None:
+    rng = np.random.default_rng(6)
+    image, first, second = (
+        rng.standard_normal(shape).astype(np.float32) for shape in ((1, 9, 32, 3), (3, 5, 3, 4), (3, 3, 4, 5))
+    )
+    bias = rng.standard_normal(4).astype(np.float32)
+
+    def convolve(x: F32, kernel: F32, strides: tuple[int, int]) -> F32:
+        pad = kernel.shape[1] // 2
+        padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (0, 0)))
+        return np.asarray(keras.ops.conv(padded, kernel, strides, "valid"))
+
+    then = convolve(np.maximum(convolve(image, first, (1, 2)) + bias, 0), second, (2, 2))
+    folded = _folded(_Convolution(first, bias))
+    now = np.maximum(convolve(image.reshape(1, 9, 8, 12), folded.kernel, (1, 1)) + folded.bias, 0)
+    np.testing.assert_allclose(convolve(now, _second_folded(second), (2, 1)), then, atol=1e-4)
+
+
 def test_training_goes_on_from_it(frames: F32, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("on")
     store, tiny = write_store(folder / "store"), TINY
@@ -124,6 +166,7 @@ def test_training_goes_on_from_it(frames: F32, tmp_path_factory: pytest.TempPath
     ("settings", "message"),
     [
         (Settings(network=NetworkSettings(channels=32)), r"seismic.tflite: its network is .*channels=64.*channels=32"),
+        (Settings(network=NetworkSettings(branches=1)), r"its network is .*branches=2.*branches=1"),
         (Settings(network=NetworkSettings(name="reference")), "network.name is 'reference'.*stream"),
     ],
 )

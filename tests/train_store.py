@@ -16,7 +16,7 @@ TINY = Settings(
     name="tiny",
     seed=5,
     augment=AugmentSettings(seconds=30),
-    network=NetworkSettings(filters=(4, 4, 6), channels=8, dilations=(1, 2)),
+    network=NetworkSettings(filters=(8, 4, 6), channels=8, dilations=(1, 2), branches=1),
     fit=FitSettings(steps=2, batch=4),
 )
 # An example is what the recording is: no augmentation.

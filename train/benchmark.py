@@ -29,7 +29,7 @@ F64 = npt.NDArray[np.float64]
 MODEL_THRESHOLDS: tuple[float, ...] = tuple(round(float(1 / (1 + np.exp(-x))), 6) for x in np.arange(-3.0, 8.01, 0.25))
 PEER_THRESHOLDS: tuple[float, ...] = tuple(round(float(1 / (1 + np.exp(-x))), 6) for x in np.arange(-4.5, 7.01, 0.25))
 RATIO_THRESHOLDS: tuple[float, ...] = tuple(round(float(1.1 * 1.12**k), 3) for k in range(48))
-SHIPPED_RATE = 4 / 24
+SHIPPED_RATE = 0.1
 """False alarms per station-hour on dev noise that the default threshold stands for."""
 RATES = (1.0, 0.1)
 """False alarms per station-hour at which recall is stated."""

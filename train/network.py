@@ -4,7 +4,6 @@ Both take decibel above background [shape=(batch, frames, n_freq, 3)] and give l
 """
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from keras import layers
 
 from train.geometry import KERNEL, REFERENCE_FRAMES, TIME_STRIDE
-from train.settings import Settings
+from train.settings import FOLD, Settings
 
 # Decibel are divided by this inside, so that the first convolution sees values of about one.
 _SCALE_DB = 10.0
@@ -24,21 +23,22 @@ HEAD = "head"
 """Name of the last layer."""
 
 
-def build(settings: Settings, frames: int | None = None, *, batch: int | None = None, clipped: bool = False) -> Any:
+def build(settings: Settings, frames: int | None = None, *, batch: int | None = None, for_file: bool = False) -> Any:
     """Build the network that the settings name.
 
     Args:
         settings: The run.
         frames: Input frames; None for any number (`stream` only).
         batch: Batch size; None for any.
-        clipped: The `stream` network's outputs end at 0 and 6 instead of being log-odds: see `train.quantize`.
+        for_file: The `stream` network as a model file has it: its input is folded (see `train.settings.FOLD`) and its
+            outputs end at 0 and 6 instead of being log-odds (see `train.quantize`).
 
     Returns:
         keras.Model; [batch, frames, n_freq, 3] -> [batch, n_outputs, n_labels], one label for `reference`.
     """
     if settings.network.name == "reference":
         return _reference(settings, batch)
-    return _stream(settings, frames, batch, clipped)
+    return _stream(settings, frames, batch, for_file)
 
 
 def _reference(settings: Settings, batch: int | None) -> Any:
@@ -55,22 +55,26 @@ def _reference(settings: Settings, batch: int | None) -> Any:
     return keras.Model(image, layers.Reshape((1, 1))(x))
 
 
-def _stream(settings: Settings, frames: int | None, batch: int | None, clipped: bool) -> Any:
+def _stream(settings: Settings, frames: int | None, batch: int | None, for_file: bool) -> Any:
     """Branches side by side under one head, which says what the mean of each one's own would."""
-    image = layers.Input((frames, settings.spectrogram.n_freq, 3), batch_size=batch)
-    branches = [_branch(image, settings, f"branch{number + 1}") for number in range(settings.network.branches)]
+    n_freq = settings.spectrogram.n_freq
+    folded = (n_freq // FOLD, FOLD * 3)
+    image = layers.Input((frames, *(folded if for_file else (n_freq, 3))), batch_size=batch)
+    x = image if for_file else layers.Reshape((-1, *folded))(image)
+    x = layers.Rescaling(1 / _SCALE_DB)(x)
+    branches = [_branch(x, settings, f"branch{number + 1}") for number in range(settings.network.branches)]
     x = branches[0] if len(branches) == 1 else layers.Concatenate()(branches)
-    x = layers.Conv2D(3, 1, activation="relu6" if clipped else None, name=HEAD)(x)
+    x = layers.Conv2D(3, 1, activation="relu6" if for_file else None, name=HEAD)(x)
     return keras.Model(image, x)
 
 
-def _branch(image: Any, settings: Settings, name: str) -> Any:
+def _branch(x: Any, settings: Settings, name: str) -> Any:
     """Convolutions over time and frequency, then dilated ones along time; valid along time throughout.
 
     The dilated, causal part follows WaveNet and temporal convolutional networks (Bai, Kolter and Koltun, 2018);
     depthwise-separable as in MobileNet (Howard et al., 2017).
     """
-    network, n_freq = settings.network, settings.spectrogram.n_freq
+    network = settings.network
     numbers = itertools.count()
 
     def named() -> str:
@@ -88,12 +92,10 @@ def _branch(image: Any, settings: Settings, name: str) -> Any:
         return layers.ReLU(6.0)(normalise(x))
 
     first, second, third = network.filters
-    x = layers.Rescaling(1 / _SCALE_DB)(image)
-    x = convolve(x, first, (KERNEL, 5), (1, 2))
-    x = convolve(x, second, (KERNEL, 3), (TIME_STRIDE, 2))
+    x = convolve(x, first, (KERNEL, 3), (1, 1))
+    x = convolve(x, second, (KERNEL, 3), (TIME_STRIDE, 1))
     x = convolve(x, third, (1, 3), (1, 2))
-    rest = math.ceil(math.ceil(math.ceil(n_freq / 2) / 2) / 2)
-    x = layers.Conv2D(network.channels, (1, rest), use_bias=False, name=named())(x)
+    x = layers.Conv2D(network.channels, (1, x.shape[2]), use_bias=False, name=named())(x)
     x = layers.ReLU(6.0)(normalise(x))
     for dilation in network.dilations:
         y = layers.DepthwiseConv2D((KERNEL, 1), dilation_rate=(dilation, 1), use_bias=False, name=named())(x)
@@ -111,11 +113,11 @@ def in_order(network: Any) -> list[Any]:
 
 
 def join(networks: Sequence[Any], settings: Settings) -> Any:
-    """One network of several branches, from as many of one branch: its log-odds are the mean of theirs.
+    """One network of the branches of several: its log-odds are the mean of what each branch would say alone.
 
     Args:
-        networks: Of the same settings but for `branches`, which is 1.
-        settings: The run; `branches` says how many there are.
+        networks: Of the same settings but for `branches`.
+        settings: The run; `branches` says how many there are of all of them.
     """
     joined = build(settings)
     *layers_of, head = in_order(joined)
@@ -123,6 +125,7 @@ def join(networks: Sequence[Any], settings: Settings) -> Any:
     for layer, of in zip(layers_of, [layer for part in parts for layer in part[:-1]], strict=True):
         layer.set_weights(of.get_weights())
     heads = [part[-1].get_weights() for part in parts]
-    kernel = np.concatenate([kernel for kernel, _ in heads], axis=2) / len(heads)
-    head.set_weights([kernel, np.mean([bias for _, bias in heads], axis=0)])
+    shares = np.array([kernel.shape[2] for kernel, _ in heads]) / sum(kernel.shape[2] for kernel, _ in heads)
+    kernel = np.concatenate([kernel * share for (kernel, _), share in zip(heads, shares, strict=True)], axis=2)
+    head.set_weights([kernel, np.sum([bias * share for (_, bias), share in zip(heads, shares, strict=True)], axis=0)])
     return joined

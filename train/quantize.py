@@ -26,7 +26,7 @@ from train.geometry import context_frames, look_ahead_frames, output_stride
 from train.outputs import FloatModel
 from train.settings import Settings
 
-_REPRESENTATIVE_BATCHES = 12
+_REPRESENTATIVE_BATCHES = 40
 # A provisional threshold; `evaluate` puts the calibrated one in its place.
 _PROVISIONAL_THRESHOLD = 0.5
 _REFERENCE_OUTPUTS = 4
@@ -64,7 +64,7 @@ def quantize(store: Store, settings: Settings, keras_path: Path, out: Path) -> P
     outputs = _FIXED_OUTPUTS if settings.network.name == "stream" else 1
     frames = context + 1 + (outputs - 1) * stride
     streaming = settings.network.name == "stream"
-    fixed = build(settings, frames, batch=1, clipped=streaming)
+    fixed = build(settings, frames, batch=1, for_file=True)
     fixed.set_weights(weights)
     head = fixed.get_layer(HEAD) if streaming else fixed.layers[-1]
     if streaming:
@@ -78,7 +78,7 @@ def quantize(store: Store, settings: Settings, keras_path: Path, out: Path) -> P
             inputs, _, _ = make_batch(maker, settings, rng)
             for example in inputs.astype(np.float32):
                 start = int(rng.integers(0, len(example) - frames + 1))
-                yield [example[None, start : start + frames]]
+                yield [example[start : start + frames].reshape(fixed.input_shape)]
 
     def convert(*, int8: bool) -> bytes:
         converter = tf.lite.TFLiteConverter.from_keras_model(fixed)

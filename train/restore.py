@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from monitor.interpreter import interpreter_class, quiet_stderr, without_delegates
 from monitor.model import Model, ModelError
-from train.settings import NetworkSettings, Settings
+from train.settings import FOLD, NetworkSettings, Settings, with_branches
 
 F32 = npt.NDArray[np.float32]
 
@@ -39,16 +39,36 @@ def check_restorable(path: Path, settings: Settings) -> str:
     of_file = model.metadata.settings
     if settings.network.name != "stream":
         raise ValueError(f"network.name is {settings.network.name!r}; training goes on from a model of: stream")
-    try:
-        network = msgspec.convert(of_file.get("network", {}), NetworkSettings)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"{path}: its settings: network: {error}") from error
-    if network != settings.network:
-        raise ValueError(f"{path}: its network is {network}; the settings have {settings.network}")
+    network, wanted = _network_of(model), settings.network
+    if network.branches > wanted.branches or network != with_branches(settings, network.branches).network:
+        raise ValueError(f"{path}: its network is {network}; the settings have {wanted}")
     spectrogram = msgspec.to_builtins(settings.spectrogram)
     if of_file.get("spectrogram") != spectrogram:
         raise ValueError(f"{path}: its spectrogram is {of_file.get('spectrogram')}; the settings have {spectrogram}")
     return model.ref.sha256
+
+
+def branches_of(path: Path) -> int:
+    """How many networks side by side a model of this project is."""
+    return _network_of(Model(path)).branches
+
+
+def _network_of(model: Model) -> NetworkSettings:
+    """The network of a file as this code builds it.
+
+    Raises:
+        ValueError: Its settings are not known; the message names the file.
+    """
+    of_file: dict[str, Any] = dict(model.metadata.settings.get("network", {}))
+    if "branches" not in of_file:
+        # Version 4 and before: of one branch, and each filter of the first convolution was at every second frequency,
+        # where now two of them are at every fourth.
+        first, *rest = of_file.get("filters", (16, 32, 48))
+        of_file |= {"branches": 1, "filters": (2 * first, *rest)}
+    try:
+        return msgspec.convert(of_file, NetworkSettings)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{model.path}: its settings: network: {error}") from error
 
 
 def restore(path: Path, settings: Settings, frames: F32) -> Any:
@@ -60,7 +80,7 @@ def restore(path: Path, settings: Settings, frames: F32) -> Any:
 
     Args:
         path: The model, see `check_restorable`.
-        settings: The run.
+        settings: The run, with as many branches as the model has.
         frames: [shape=(batch, frames, n_freq, 3), dtype=float32] decibel above background, as in training.
 
     Returns:
@@ -124,4 +144,29 @@ def _convolutions(path: Path) -> list[_Convolution]:
 
     for output in interpreter.get_output_details():
         follow(int(output["index"]))
-    return list(found.values())
+    first, second, *rest = found.values()
+    if first.kernel.shape[2] % FOLD:
+        first, second = _folded(first), _Convolution(_second_folded(second.kernel), second.bias)
+    return [first, second, *rest]
+
+
+def _folded(convolution: _Convolution) -> _Convolution:
+    """The first convolution of version 4 and before, of 5 frequencies at every second one, for folded input."""
+    time, taps, components, filters = convolution.kernel.shape
+    kernel = np.zeros((time, 3, FOLD, components, 2, filters), np.float32)
+    for position, within, which in np.ndindex(3, FOLD, 2):
+        tap = FOLD * (position - 1) + within - 2 * which + taps // 2
+        if 0 <= tap < taps:
+            kernel[:, position, within, :, which] = convolution.kernel[:, tap]
+    return _Convolution(kernel.reshape(time, 3, FOLD * components, 2 * filters), np.tile(convolution.bias, 2))
+
+
+def _second_folded(kernel: F32) -> F32:
+    """The second one, of 3 of the first one's outputs at every second one of them."""
+    time, taps, inputs, filters = kernel.shape
+    folded = np.zeros((time, 3, 2, inputs, filters), np.float32)
+    for position, which in np.ndindex(3, 2):
+        tap = 2 * (position - 1) + which + taps // 2
+        if 0 <= tap < taps:
+            folded[:, position, which] = kernel[:, tap]
+    return folded.reshape(time, 3, 2 * inputs, filters)

@@ -21,7 +21,8 @@ from train.faint import faint_figures, lay
 from train.mining import mine
 from train.outputs import F32, FloatModel, Progress, TraceOutputs, all_outputs
 from train.peers import Peer, all_p_probabilities
-from train.settings import Settings
+from train.restore import branches_of
+from train.settings import Settings, with_branches
 from train.stalta import ALL as STA_LTA
 from train.stalta import StaLta, trace_ratio
 from train.traceinfo import Place
@@ -101,15 +102,17 @@ def train(
         store: The prepared recordings.
         settings: The run.
         out: Folder of the run.
-        start_from: An int8 model to go on from, instead of the first training: see `train.restore`.
+        start_from: An int8 model to go on from, instead of the first training: see `train.restore`. If it has fewer
+            branches than `settings`, it is kept as it is, and the others are trained beside it.
         watch: For progress of the mining.
         report: For progress of the training.
 
     Returns:
         Path of the Keras model.
     """
-    if start_from is None and settings.network.branches > 1:
-        return _side_by_side(store, settings, out, watch, report)
+    there = branches_of(start_from) if start_from is not None else 0
+    if settings.network.name == "stream" and settings.network.branches > max(there, 1):
+        return _side_by_side(store, settings, out, start_from, watch, report)
     # TensorFlow is only where a model is made.
     from train.fit import fit, mean_weights, save_mean, weights_of  # noqa: PLC0415
     from train.quantize import quantize  # noqa: PLC0415
@@ -151,23 +154,25 @@ def train(
     return path
 
 
-def _side_by_side(store: Store, settings: Settings, out: Path, watch: Watch, report: Report) -> Path:
-    """Train each branch as a network of its own, in a folder of its own, then join them."""
+def _side_by_side(
+    store: Store, settings: Settings, out: Path, start_from: Path | None, watch: Watch, report: Report
+) -> Path:
+    """Train each branch that is not there yet as a network of its own, in a folder of its own, then join them."""
     import keras  # noqa: PLC0415  # heavy: only where it is used
 
     from train.network import join  # noqa: PLC0415
 
-    trained = []
-    for number in range(settings.network.branches):
+    there, parts = 0, []
+    if start_from is not None:
+        there = branches_of(start_from)
+        parts.append(_restored(store, with_branches(settings, there), out / "start", start_from))
+    for number in range(there, settings.network.branches):
         name = f"branch{number + 1}"
-        alone = msgspec.structs.replace(
-            settings,
-            # A round of mining adds its number to the seed.
-            seed=settings.seed + number * (settings.fit.mining_rounds + 1),
-            network=msgspec.structs.replace(settings.network, branches=1),
-        )
-        trained.append(train(store, alone, out / name, watch=watch, report=_of(name, report)))
-    joined = join([keras.models.load_model(path, compile=False) for path in trained], settings)
+        # A round of mining adds its number to the seed.
+        seed = settings.seed + number * (settings.fit.mining_rounds + 1)
+        alone = msgspec.structs.replace(with_branches(settings, 1), seed=seed)
+        parts.append(train(store, alone, out / name, watch=watch, report=_of(name, report)))
+    joined = join([keras.models.load_model(path, compile=False) for path in parts], settings)
     joined.save(out / "model.keras")
     return out / "model.keras"
 
