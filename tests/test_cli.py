@@ -122,7 +122,8 @@ def test_standard_input_and_directory_give_the_same(recording: Path, tmp_path: P
 
 def test_selection(recording: Path) -> None:
     assert lines(monitor("replay", recording, "--format", "jsonl", "--stations", "XX.AB*").stdout)
-    only_z = lines(monitor("replay", recording, "--format", "jsonl", "--stations", "XX.ABC..HHZ").stdout)
+    vertical = ("--stations", "XX.ABC..HHZ", "--threshold", "0.5")
+    only_z = lines(monitor("replay", recording, "--format", "jsonl", *vertical).stdout)
     assert only_z[0].seed_ids == ["XX.ABC..HHZ"]
     nothing = monitor("replay", recording, "--stations", "QQ.*")
     assert nothing.returncode == 1

@@ -342,8 +342,12 @@ def test_the_shipped_model_would_be_mapped_as_a_whole() -> None:
 def test_a_dilation_that_is_real_is_left_to_the_processor() -> None:
     def change(model: Any, schema: Any) -> None:
         operators = model.subgraphs[0].operators
-        first = next(o for o in operators if isinstance(o.builtinOptions, schema.Conv2DOptionsT))
-        first.builtinOptions.dilationHFactor = 2
+        convolutions = [o for o in operators if isinstance(o.builtinOptions, schema.Conv2DOptionsT)]
+        shapes = [list(model.subgraphs[0].tensors[o.inputs[1]].shape) for o in convolutions]
+        # The first of each branch: they are to stay of one length.
+        for convolution, shape in zip(convolutions, shapes, strict=True):
+            if shape == shapes[0]:
+                convolution.builtinOptions.dilationHFactor = 2
 
     obstacles = [o for o in edge_tpu_operators(rewritten(change)) if o.obstacle]
     assert obstacles[0] == Operator("CONV_2D", "dilated by 2 along y and by 1 along x")

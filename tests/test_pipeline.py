@@ -80,7 +80,9 @@ def test_every_revision_fits_the_published_schema(model: Model) -> None:
 
 
 def test_a_vertical_alone_is_enough(model: Model) -> None:
-    (final,) = finals(detect(model, segments(QUAKE[:1], rate=100.0, band="EH")))
+    (final,) = finals(
+        detect(model, segments(QUAKE[:1], rate=100.0, band="EH"), settings=DetectorSettings(threshold=0.5))
+    )
     assert abs(parse_time(final.onset) - P_NS) < 0.15 * NS_PER_SECOND
     assert final.seed_ids == ["XX.ABC..EHZ"]
 

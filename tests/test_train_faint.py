@@ -46,7 +46,7 @@ def test_a_piece_is_a_piece_of_the_whole(faint: FaintStore) -> None:
 def test_the_stronger_the_more_are_found(faint: FaintStore) -> None:
     outputs = all_outputs(faint, range(len(faint)), Model(default_model_path()))
     at = model_detect(outputs, DetectorSettings())
-    figures = faint_figures(faint, {"int8": (at, {"1 /h": 0.3, "its default": 0.999999})})
+    figures = faint_figures(faint, {"int8": (at, {"1 /h": 0.1, "its default": 0.999999})})
     assert figures["p_arrivals_each"] == len(make_task(faint, range(len(faint))).all_wanted) / len(RATIOS_DB) > 0
     of = figures["recall"]["int8"]
     assert of["its default"] == [0.0] * len(RATIOS_DB)

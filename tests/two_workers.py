@@ -1,4 +1,4 @@
-"""Two training processes on loopback end with the same weights: `make test-cluster`, half a minute of two cores."""
+"""Two training processes on loopback end with the same weights: `make test-cluster`, a minute of two cores."""
 
 import contextlib
 import os
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.test_train_cluster import config
 from tests.train_store import write_store
@@ -18,14 +19,24 @@ from pathlib import Path
 
 import numpy as np
 
+import msgspec
+
 from tests.train_store import TINY
 from train.dataset import Store
-from train.fit import fit
+from train.settings import with_branches
+from train.steps import train
 
-store, out = Path(sys.argv[1]), Path(sys.argv[2])
+store, out, branches = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 if __name__ == "__main__":
     losses = []
-    path = fit(Store.open(store), TINY, out, report=lambda step, told: losses.append(told["earthquake"]))
+    tiny = msgspec.structs.replace(TINY, fit=msgspec.structs.replace(TINY.fit, mining_steps=0))
+    path = train(
+        Store.open(store),
+        with_branches(tiny, branches),
+        out,
+        watch=lambda _: lambda *_: None,
+        report=lambda part, step, steps, told: losses.append(told["earthquake"]),
+    )
     import keras
 
     weights = keras.models.load_model(path, compile=False).get_weights()
@@ -40,20 +51,24 @@ def free_ports(count: int) -> list[int]:
         return [server.getsockname()[1] for server in held]
 
 
-def start(folder: Path, store: Path, name: str, tf_config: str) -> subprocess.Popen[str]:
+def start(folder: Path, store: Path, name: str, tf_config: str, branches: int) -> subprocess.Popen[str]:
     script = folder / "worker.py"
     script.write_text(WORKER)
     root = str(Path(__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": root, "TF_CONFIG": tf_config, "TF_CPP_MIN_LOG_LEVEL": "2"}
     environment["CUDA_VISIBLE_DEVICES"] = ""
-    command = [sys.executable, str(script), str(store), str(folder / name)]
+    command = [sys.executable, str(script), str(store), str(folder / name), str(branches)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def test_two_workers_end_with_one_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("branches", [1, 2])
+def test_two_workers_end_with_one_model(branches: int, tmp_path: Path) -> None:
     store = write_store(tmp_path / "store").path
     ports = free_ports(2)
-    started = {f"worker{rank}": start(tmp_path, store, f"worker{rank}", config(rank, ports)) for rank in (0, 1)}
+    started = {
+        name: start(tmp_path, store, name, config(rank, ports), branches)
+        for rank, name in enumerate(("worker0", "worker1"))
+    }
     try:
         for name, process in started.items():
             _, errors = process.communicate(timeout=600)

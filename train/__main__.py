@@ -57,7 +57,8 @@ StartFromOption = Annotated[
     Path | None,
     typer.Option(
         metavar="TFLITE",
-        help="Go on from this model with the rounds of mining alone (fine-tuning; see tuned_share in the settings).",
+        help="Go on from this model with the rounds of mining alone (fine-tuning; see tuned_share in the settings)."
+        " If it has fewer branches than the settings, keep it as it is and train the others beside it.",
     ),
 ]
 SplitOption = Annotated[Literal["dev", "train", "all"], typer.Option(help="Which part of the store.")]
