@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from tests.test_train_cluster import config
-from tests.train_store import write_store
+from tests.train_store import TINY, write_store
+from train.fit import fit
+from train.quantize import quantize
 
 WORKER = """
 import sys
@@ -27,13 +29,16 @@ from train.settings import with_branches
 from train.steps import train
 
 store, out, branches = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+start_from = Path(sys.argv[4]) if sys.argv[4:] else None
 if __name__ == "__main__":
     losses = []
-    tiny = msgspec.structs.replace(TINY, fit=msgspec.structs.replace(TINY.fit, mining_steps=0))
+    mining_steps = 2 if start_from is not None else 0
+    tiny = msgspec.structs.replace(TINY, fit=msgspec.structs.replace(TINY.fit, mining_steps=mining_steps))
     path = train(
         Store.open(store),
         with_branches(tiny, branches),
         out,
+        start_from=start_from,
         watch=lambda _: lambda *_: None,
         report=lambda part, step, steps, told: losses.append(told["earthquake"]),
     )
@@ -51,22 +56,26 @@ def free_ports(count: int) -> list[int]:
         return [server.getsockname()[1] for server in held]
 
 
-def start(folder: Path, store: Path, name: str, tf_config: str, branches: int) -> subprocess.Popen[str]:
+def start(folder: Path, store: Path, name: str, tf_config: str, *arguments: str) -> subprocess.Popen[str]:
     script = folder / "worker.py"
     script.write_text(WORKER)
     root = str(Path(__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": root, "TF_CONFIG": tf_config, "TF_CPP_MIN_LOG_LEVEL": "2"}
     environment["CUDA_VISIBLE_DEVICES"] = ""
-    command = [sys.executable, str(script), str(store), str(folder / name), str(branches)]
+    command = [sys.executable, str(script), str(store), str(folder / name), *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("branches", [1, 2])
-def test_two_workers_end_with_one_model(branches: int, tmp_path: Path) -> None:
-    store = write_store(tmp_path / "store").path
+@pytest.mark.parametrize(("branches", "goes_on"), [(1, False), (2, False), (1, True), (2, True)])
+def test_two_workers_end_with_one_model(branches: int, goes_on: bool, tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store")
+    arguments = [str(branches)]
+    if goes_on:
+        alone = tmp_path / "alone"
+        arguments.append(str(quantize(store, TINY, fit(store, TINY, alone), alone)))
     ports = free_ports(2)
     started = {
-        name: start(tmp_path, store, name, config(rank, ports), branches)
+        name: start(tmp_path, store.path, name, config(rank, ports), *arguments)
         for rank, name in enumerate(("worker0", "worker1"))
     }
     try:

@@ -14,6 +14,7 @@ from monitor.model import Model
 from train import benchmark as bench
 from train.augment import ExampleMaker
 from train.calibrate import calibrated, fit_platt, known_frames
+from train.cluster import cluster, mean_over
 from train.dataset import Store
 from train.disturbed import disturb_noise, disturbed_figures
 from train.evaluate import choose_windows, evaluate
@@ -110,6 +111,7 @@ def train(
     Returns:
         Path of the Keras model.
     """
+    mean_over(cluster())  # before anything of TensorFlow is made, such as the network to go on from
     there = branches_of(start_from) if start_from is not None else 0
     if settings.network.name == "stream" and settings.network.branches > max(there, 1):
         return _side_by_side(store, settings, out, start_from, watch, report)
