@@ -27,6 +27,7 @@ dilations = [1, 2]
 branches = 1
 [fit]
 steps = 2
+mining_rounds = 1
 mining_steps = 2
 batch = 4
 """

@@ -18,7 +18,7 @@ from train.restore import _Convolution, _folded, _second_folded, branches_of, ch
 from train.settings import FitSettings, NetworkSettings, Settings
 from train.steps import train
 
-SHIPPED = Settings(fit=FitSettings(batch=6, mining_rounds=1, mining_steps=2, mean_of_last=1))
+SHIPPED = Settings(fit=FitSettings(batch=6, tuning_rounds=1, mining_steps=2, mean_of_last=1))
 
 
 @pytest.fixture(scope="module")

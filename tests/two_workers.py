@@ -32,8 +32,7 @@ store, out, branches = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 start_from = Path(sys.argv[4]) if sys.argv[4:] else None
 if __name__ == "__main__":
     losses = []
-    mining_steps = 2 if start_from is not None else 0
-    tiny = msgspec.structs.replace(TINY, fit=msgspec.structs.replace(TINY.fit, mining_steps=mining_steps))
+    tiny = msgspec.structs.replace(TINY, fit=msgspec.structs.replace(TINY.fit, mining_steps=2))
     path = train(
         Store.open(store),
         with_branches(tiny, branches),

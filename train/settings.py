@@ -94,9 +94,10 @@ class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """The training loop.
 
     Attributes:
-        steps: Optimiser steps.
+        steps: Optimiser steps of a training from nothing.
         mining_rounds: How often after that training goes on with what the model itself then found in training noise:
             see `train.mining`.
+        tuning_rounds: How many such rounds there are where training goes on from a model.
         mining_steps: Steps of each such round; 0 for none.
         mean_of_last: The model is the mean of the last so many of these: after the first training, after each round.
         tuned_share: Where training goes on from a model: how much of that mean is in the result, the rest being the
@@ -109,8 +110,9 @@ class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         workers: Processes that make examples.
     """
 
-    steps: int = 9000
-    mining_rounds: int = 2
+    steps: int = 12_000
+    mining_rounds: int = 0
+    tuning_rounds: int = 2
     mining_steps: int = 2200
     mean_of_last: Annotated[int, msgspec.Meta(ge=1)] = 3
     tuned_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
@@ -128,8 +130,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     Attributes:
         name, version: Of the model.
         seed: Where chance comes from.
-        start_from: SHA-256 of the model file that training goes on from: `train.mining` alone is done then; "" for
-            training from nothing.
+        start_from: SHA-256 of the model file that training goes on from, with `fit.tuning_rounds`; "" for training from
+            nothing.
         data, spectrogram, augment, network, fit: See there.
     """
 

@@ -39,6 +39,7 @@ EVALUATION_FILE = "evaluation.json"
 BENCHMARK_FILE = "benchmark.json"
 MINED_FILE = "mined.json"
 _STATISTICS_BATCHES = 2
+_SEEDS_OF_A_BRANCH = 3
 
 SplitChoice = Literal["dev", "train", "all"]
 
@@ -124,13 +125,14 @@ def train(
         path = fit(store, settings, out, report=lambda step, losses: report("training", step, first.steps, losses))
     else:
         path = _restored(store, settings, out, start_from)
-    if not first.mining_steps or settings.network.name != "stream":
+    rounds = first.mining_rounds if start_from is None else first.tuning_rounds
+    if not rounds or not first.mining_steps or settings.network.name != "stream":
         return path
     hard: list[Place] = []
     begun = weights_of(path)
     # What it began with has a share of its own: see tuned_share.
     late = [begun] if start_from is None else []
-    for number in range(1, first.mining_rounds + 1):
+    for number in range(1, rounds + 1):
         early = quantize(store, settings, path, out / "before_mining")
         # All that was ever hard, since it is to stay learned.
         hard = list(dict.fromkeys(hard + mine(store, settings, early, watch("mining"))))
@@ -170,8 +172,8 @@ def _side_by_side(
         parts.append(_restored(store, with_branches(settings, there), out / "start", start_from))
     for number in range(there, settings.network.branches):
         name = f"branch{number + 1}"
-        # A round of mining adds its number to the seed.
-        seed = settings.seed + number * (settings.fit.mining_rounds + 1)
+        # Rounds of mining add their number to the seed.
+        seed = settings.seed + number * _SEEDS_OF_A_BRANCH
         alone = msgspec.structs.replace(with_branches(settings, 1), seed=seed)
         parts.append(train(store, alone, out / name, watch=watch, report=_of(name, report)))
     joined = join([keras.models.load_model(path, compile=False) for path in parts], settings)
