@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from tests.train_store import NPTS, PLAIN, TINY, P, S, write_store
 from train.augment import Crop, ExampleMaker, cut, frames_of, targets
 from train.dataset import Store
-from train.disturb import KINDS, crackle, disturb
+from train.disturb import KINDS, disturb
 from train.geometry import look_ahead_frames, output_stride
 from train.settings import read_settings
 
@@ -154,35 +153,6 @@ def test_now_and_then_one_component_alone_is_disturbed(monkeypatch: pytest.Monke
         assert changed.any()
         alone += changed.sum() == 1
     assert 5 < alone < 40
-
-
-def test_where_the_others_are_absent_none_is_disturbed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def shift(wave: npt.NDArray[np.float64], rng: np.random.Generator) -> None:
-        wave += rng.uniform(1, 2)
-
-    monkeypatch.setattr("train.disturb.KINDS", ((shift, 1.0), (crackle, 1e6)))
-    for seed in range(50):
-        wave = np.zeros((3, 3000))
-        disturb(wave, np.random.default_rng(seed), one_alone=False)
-        assert (wave[:, 0] != 0).all(), "not by a bad contact, nor on one component"
-
-
-def test_verticals_alone_are_disturbed_by_a_share_of_their_own(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[bool] = []
-    monkeypatch.setattr("train.augment.disturb", lambda _wave, _rng, *, one_alone: told.append(one_alone))
-    for vertical, share, expected in ((1.0, 0.0, set()), (1.0, 1.0, {False}), (0.0, 0.0, {True})):
-        told.clear()
-        augment = msgspec.structs.replace(
-            PLAIN.augment,
-            event_share=0.0,
-            vertical_only_share=vertical,
-            vertical_disturb_share=share,
-            disturb_share=1.0,
-        )
-        maker, rng = ExampleMaker(store, msgspec.structs.replace(PLAIN, augment=augment)), np.random.default_rng(4)
-        for _ in range(30):
-            maker.make(rng)
-        assert set(told) == expected
 
 
 def test_examples_are_the_same_from_the_same_seed(store: Store) -> None:

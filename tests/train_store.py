@@ -34,7 +34,6 @@ PLAIN = msgspec.structs.replace(
         vertical_only_share=0.0,
         drop_share=0.0,
         disturb_share=0.0,
-        vertical_disturb_share=0.0,
         gap_share=0.0,
     ),
 )

@@ -210,12 +210,8 @@ class ExampleMaker:
         crop = self._event(rng) if quake else self._noise(rng, self.npts)
         if not quake and rng.random() < augment.noise_mix_share:
             _add_noise(crop, self._noise(rng, self.npts), rng)
-        if crop.real[0].any() and rng.random() < augment.vertical_only_share:
-            crop.real[1:] = False
-        vertical = not crop.real[1:].any()
-        disturbed = augment.vertical_disturb_share if vertical else augment.disturb_share
-        if rng.random() < disturbed * (0.33 if quake else 1.0):
-            _on_real(crop, rng, one_alone=not vertical)
+        if rng.random() < augment.disturb_share * (0.33 if quake else 1.0):
+            _on_real(crop, rng)
         rate = _RATE
         if rng.random() < augment.mems_share:
             rate = float(rng.choice(_MEMS_RATES))
@@ -307,7 +303,10 @@ class ExampleMaker:
             crop.real[1:] = crop.real[1] & crop.real[2]
         elif rng.random() < 0.5:
             crop.wave[[1, 2]], crop.real[[1, 2]] = crop.wave[[2, 1]], crop.real[[2, 1]]
-        if crop.real[1:].any() and rng.random() < augment.drop_share:
+        chance = rng.random()
+        if chance < augment.vertical_only_share and crop.real[0].any():
+            crop.real[1:] = False
+        elif chance < augment.vertical_only_share + augment.drop_share:
             absent = rng.permutation(3)[: rng.integers(1, 3)]
             if crop.real[[i for i in range(3) if i not in absent]].any():
                 crop.real[absent] = False
@@ -411,8 +410,8 @@ def _mems(crop: Crop, rate: float, rng: Rng) -> None:
     _floor(crop, rng.uniform(-0.5, 1.2), rate, rng)
 
 
-def _on_real(crop: Crop, rng: Rng, *, one_alone: bool) -> None:
-    disturb(crop.wave, rng, one_alone=one_alone)
+def _on_real(crop: Crop, rng: Rng) -> None:
+    disturb(crop.wave, rng)
     if rng.random() < 0.1:
         # Clipping: the recorder's full scale within the signal's range.
         limit = np.quantile(np.abs(crop.wave), rng.uniform(0.9, 0.999))

@@ -204,19 +204,12 @@ KINDS: tuple[tuple[Callable[[F64, Rng], None], float], ...] = (
 """Each kind with how often it is chosen, relative to the others."""
 
 
-def disturb(wave: F64, rng: Rng, *, one_alone: bool = True) -> None:
-    """Lay one to three disturbances over the waveform, in place.
-
-    Args:
-        wave: [shape=(3, npts), dtype=float64] Z, N, E.
-        rng: Where chance comes from.
-        one_alone: Now and then on one component alone. Where the others are absent that is no other than what shakes
-            the ground.
-    """
-    weights = np.array([weight if one_alone or kind is not crackle else 0.0 for kind, weight in KINDS])
+def disturb(wave: F64, rng: Rng) -> None:
+    """Lay one to three disturbances over the waveform, in place; now and then on one component alone."""
+    weights = np.array([weight for _, weight in KINDS])
     for kind in rng.choice(len(KINDS), int(rng.choice([1, 1, 2, 3])), p=weights / weights.sum()):
         before = wave.copy()
         KINDS[int(kind)][0](wave, rng)
-        if one_alone and rng.random() < _ALONE_SHARE:
+        if rng.random() < _ALONE_SHARE:
             others = np.arange(3) != rng.integers(3)
             wave[others] = before[others]

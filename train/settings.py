@@ -44,8 +44,6 @@ class AugmentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         hide_buried: Earthquakes that the noise has buried are not asked for.
         vertical_only_share, drop_share: Both horizontals absent; any one or two components absent.
         disturb_share: Noise examples that get synthetic disturbances; a third of it for earthquakes.
-        vertical_disturb_share: The same where there is a vertical alone. A burst there is no other than a near P at
-            first, so that how often it comes sets what is thought of both.
         gap_share: Stretches without data.
     """
 
@@ -61,10 +59,9 @@ class AugmentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     floor_share: float = 0.2
     mems_share: float = 0.08
     hide_buried: bool = True
-    vertical_only_share: float = 0.3
+    vertical_only_share: float = 0.25
     drop_share: float = 0.1
     disturb_share: float = 0.55
-    vertical_disturb_share: float = 0.25
     gap_share: float = 0.1
 
 
