@@ -98,7 +98,9 @@ def train(
     watch: Watch,
     report: Report,
 ) -> Path:
-    """Train, then go on with what the model itself finds in training noise: see `train.mining`.
+    """Train, or go on from a model; then as many rounds as the settings say of what the model itself finds in noise.
+
+    What such a round is: see `train.mining`. All branches that are not there yet are trained apart.
 
     Args:
         store: The prepared recordings.
@@ -148,7 +150,7 @@ def train(
         told = _Told(report, f"with mined negatives, round {number}", first.mining_steps)
         path = fit(store, later, out, hard_negatives=hard, start_from=path, report=told)
         late.append(weights_of(path))
-    last = late[-first.mean_of_last :] or [begun]
+    last = late[-first.mean_of_last :]
     # Towards where fine-tuning leads, not all the way: much of what it brings and little of what it makes forget
     # (Wortsman and others, 2022, "Robust fine-tuning of zero-shot models").
     if start_from is not None:
