@@ -15,8 +15,10 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
 
-# Below any real recording (1e-12 m/s of noise gives about 1e-24) and above the smallest normal float32.
-_POWER_FLOOR = np.float32(1e-36)
+# Below this, float32 has fewer digits: whatever unit a recording comes in, float64 holds it.
+_SMALLEST_FLOAT32 = np.finfo(np.float32).tiny
+# What stands for no power at all, in a row of equal samples. Models are trained with it, so it stays as it is.
+_SILENCE = 1e-36
 # A recording whose header says 99.999 Hz is one of 100 Hz (libmseed's default tolerance of rates).
 _RATE_TOLERANCE = 1e-4
 # What a processor's cache holds; each frame is computed alone.
@@ -157,11 +159,20 @@ def power_db(samples: npt.ArrayLike, params: SpectrogramParams) -> F32:
         np.copyto(parts[:n], spectrum[:, 2 * params.first_bin : 2 * params.last_bin + 2], casting="same_kind")
         np.multiply(parts[:n], parts[:n], out=parts[:n])
         np.add(parts[:n, ::2], parts[:n, 1::2], out=power)
-        if power.min() < _POWER_FLOOR:
-            np.maximum(power, _POWER_FLOOR, out=power)
-        np.log(power, out=power)
+        if power.min() < _SMALLEST_FLOAT32:
+            _log_of_the_faintest(power, spectrum[:, 2 * params.first_bin : 2 * params.last_bin + 2])
+        else:
+            np.log(power, out=power)
         power *= _DB_PER_NEPER
     return result
+
+
+def _log_of_the_faintest(power: F32, parts: F64) -> None:
+    """Take the logarithm of `power` in place; where float32 does not hold it, from the float64 `parts` it is of."""
+    faint = power < _SMALLEST_FLOAT32
+    np.log(power, out=power, where=~faint)
+    exact = parts[:, ::2][faint] ** 2 + parts[:, 1::2][faint] ** 2
+    power[faint] = np.log(np.where(exact > 0, exact, _SILENCE))
 
 
 def complete_frames(valid: Bool, params: SpectrogramParams) -> Bool:
