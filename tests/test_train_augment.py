@@ -3,16 +3,18 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from tests.train_store import NPTS, PLAIN, TINY, P, S, write_store
-from train.augment import Crop, ExampleMaker, cut, frames_of, targets
+from train.augment import Crop, ExampleMaker, cut, frames_of, lay_synthetic, targets
 from train.dataset import Store
 from train.disturb import KINDS, disturb
 from train.geometry import look_ahead_frames, output_stride
 from train.settings import read_settings
+from train.spectral import in_band
 
 
 @pytest.fixture(scope="module")
@@ -201,3 +203,44 @@ def test_crops_without_events_have_no_targets() -> None:
     crop = Crop(np.zeros((3, 3000)), np.ones((3, 3000), bool), np.zeros(3000, bool), [])
     target, _ = targets(crop, 290, TINY)
     assert not target.any()
+
+
+def test_a_made_earthquake_is_laid_over_noise_as_strong_as_asked(store: Store) -> None:
+    rng = np.random.default_rng(4)
+    noise = rng.normal(0, 100, (3, 5000))
+    for ratio_db in (0.0, 10.0, 40.0):
+        crop = Crop(noise.copy(), np.ones((3, 5000), bool), np.zeros(5000, bool), [])
+        lay_synthetic(crop, rng, (ratio_db, ratio_db))
+        ((p, s),) = crop.events
+        assert p is not None
+        assert s is not None
+        assert 0.12 * 5000 <= p < s
+        start = int(p)
+        np.testing.assert_array_equal(crop.wave[:, :start], noise[:, :start])
+        added = in_band(crop.wave[0] - noise[0])[start : start + 150]
+        asked = 10 ** (ratio_db / 20) * np.sqrt(np.mean(in_band(noise[0]) ** 2))
+        # The end of the crop cuts the filter short.
+        assert np.sqrt(np.mean(added**2)) == pytest.approx(asked, rel=0.15)
+
+
+def test_a_made_earthquake_needs_data(store: Store) -> None:
+    crop = Crop(np.zeros((3, 3000)), np.zeros((3, 3000), bool), np.zeros(3000, bool), [])
+    lay_synthetic(crop, np.random.default_rng(1), (10.0, 10.0))
+    assert not crop.events
+    assert not crop.wave.any()
+    crop = Crop(np.zeros((3, 3000)), np.ones((3, 3000), bool), np.zeros(3000, bool), [])
+    crop.wave[0] = np.random.default_rng(2).normal(0, 1, 3000)
+    crop.real[0, 1000:2000] = False
+    lay_synthetic(crop, np.random.default_rng(1), (10.0, 10.0))
+    assert len(crop.events) == 1
+    assert crop.wave[0].std() > 1.0
+
+
+def test_examples_of_made_earthquakes_have_targets(store: Store) -> None:
+    augment = msgspec.structs.replace(PLAIN.augment, synthetic_share=1.0, synthetic_snr_db=(20.0, 40.0))
+    maker, rng = ExampleMaker(store, msgspec.structs.replace(PLAIN, augment=augment)), np.random.default_rng(1)
+    examples = [maker.make(rng) for _ in range(10)]
+    for example in examples:
+        assert np.isfinite(example.frames).all()
+    assert sum(bool(example.targets[:, 0].any()) for example in examples) >= 8
+    assert any(example.targets[:, 2].max() > 0.9 for example in examples)

@@ -26,6 +26,7 @@ PLAIN = msgspec.structs.replace(
         seconds=30,
         event_share=1.0,
         mix_share=0.0,
+        synthetic_share=0.0,
         second_share=0.0,
         tempo_share=0.0,
         filter_share=0.0,

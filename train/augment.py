@@ -15,6 +15,7 @@ from train.geometry import look_ahead_frames, output_stride
 from train.neighbours import with_neighbours
 from train.settings import Settings
 from train.spectral import filtered, in_band
+from train.synthetic import earthquake
 from train.traceinfo import Place, TraceInfo
 
 F32 = npt.NDArray[np.float32]
@@ -280,6 +281,10 @@ class ExampleMaker:
 
     def _event(self, rng: Rng) -> Crop:
         augment = self._settings.augment
+        if rng.random() < augment.synthetic_share:
+            crop = self._noise(rng, self.npts)
+            lay_synthetic(crop, rng, augment.synthetic_snr_db)
+            return crop
         crop = self._raw_event(rng)
         if rng.random() < augment.second_share:
             other = self._raw_event(rng)
@@ -370,6 +375,20 @@ def _mix(crop: Crop, noise: Crop, rng: Rng, snr_range_db: tuple[float, float]) -
     crop.real = common
     crop.unknown |= noise.unknown
     crop.events += noise.events
+
+
+def lay_synthetic(crop: Crop, rng: Rng, snr_range_db: tuple[float, float]) -> None:
+    """Lay a made earthquake over the crop's noise at a chosen ratio of P power to noise power."""
+    npts = crop.wave.shape[1]
+    start = int(rng.uniform(0.12, 0.95) * npts)
+    made, s = earthquake(rng, npts - start)
+    power = np.mean(in_band(crop.wave) ** 2, axis=1)
+    if not power.any():
+        return
+    # Of the quietest component that is not dead.
+    gain = 10 ** (rng.uniform(*snr_range_db) / 20) * float(np.sqrt(power[power > 0].min()))
+    crop.wave[:, start:] += gain * made * crop.real[:, start:]
+    crop.events.append((float(start), start + s))
 
 
 def _low_pass(crop: Crop, corner_hz: float, *, order: int) -> None:

@@ -35,6 +35,8 @@ class AugmentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         mix_share: Of the earthquakes, those laid over another recording's noise.
         noise_mix_share: Of the noise, that with another recording's noise laid over it.
         mix_snr_db: Range of the ratio of the P wave's power to that noise, decibel.
+        synthetic_share: Of the earthquakes, those made by `train.synthetic` and laid over a recording's noise.
+        synthetic_snr_db: Range of their ratio, decibel.
         second_share: Of the earthquakes, those followed by another one in the same example.
         tempo_share: Played faster or slower by up to a quarter: other corner frequencies and S-P times.
         filter_share: Another instrument's response: a high-pass and a low-pass corner.
@@ -52,6 +54,8 @@ class AugmentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     mix_share: float = 0.55
     noise_mix_share: float = 0.0
     mix_snr_db: tuple[float, float] = (-4.0, 25.0)
+    synthetic_share: float = 0.15
+    synthetic_snr_db: tuple[float, float] = (0.0, 40.0)
     second_share: float = 0.1
     tempo_share: float = 0.25
     filter_share: float = 0.35
