@@ -5,7 +5,7 @@ using the stochastic method"): the spectrum of Brune's source (1970), attenuated
 coda that decays as lapse time and frequency have it (Aki and Chouet, 1975). P and S have a polarisation, codas none.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +25,10 @@ _P_SAMPLES = 150
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
+class Ground:
     """What there is between the source and the sensor.
 
     Attributes:
-        s_minus_p_s: From P to S, seconds.
         s_s: Travel time of S, seconds.
         quality: Quality factor of S at 1 Hz; it grows as frequency to the power `quality_power`.
         coda_quality: The same of the coda.
@@ -37,7 +36,6 @@ class Path:
         kappa_s: Attenuation under the site, seconds (Anderson and Hough, 1984).
     """
 
-    s_minus_p_s: float
     s_s: float
     quality: float
     coda_quality: float
@@ -58,8 +56,7 @@ def earthquake(rng: Rng, npts: int) -> tuple[F64, float]:
     """
     velocity_ratio = rng.uniform(1.65, 1.95)
     s_minus_p = float(np.exp(rng.uniform(np.log(0.7), np.log(25.0))))
-    path = Path(
-        s_minus_p_s=s_minus_p,
+    ground = Ground(
         s_s=s_minus_p * velocity_ratio / (velocity_ratio - 1),
         quality=float(np.exp(rng.uniform(np.log(40), np.log(500)))),
         coda_quality=float(np.exp(rng.uniform(np.log(40), np.log(300)))),
@@ -77,9 +74,9 @@ def earthquake(rng: Rng, npts: int) -> tuple[F64, float]:
     across = np.array([rng.uniform(0.1, 0.6), np.cos(azimuth + np.pi / 2), np.sin(azimuth + np.pi / 2)])
     if rng.random() < 0.5:
         across[1:] = across[[2, 1]] * [-1, 1]
-    p_path = Path(**{**_fields(path), "quality": path.quality * rng.uniform(0.8, 2.0)})
-    p_spectrum = _spectrum(frequency, corner_hz * rng.uniform(1.0, 1.6), path.s_s - s_minus_p, p_path)
-    s_spectrum = _spectrum(frequency, corner_hz, path.s_s, path)
+    of_p = replace(ground, quality=ground.quality * rng.uniform(0.8, 2.0))
+    p_spectrum = _spectrum(frequency, corner_hz * rng.uniform(1.0, 1.6), ground.s_s - s_minus_p, of_p)
+    s_spectrum = _spectrum(frequency, corner_hz, ground.s_s, ground)
     strength = float(np.clip(np.exp(rng.normal(np.log(4.0), 0.6)), 1.0, 15.0))
 
     wave = np.zeros((3, length))
@@ -91,23 +88,20 @@ def earthquake(rng: Rng, npts: int) -> tuple[F64, float]:
         start = round(at)
         if start >= npts:
             continue
-        train = _train(rng, length, start, corner_hz, path, polarisation)
-        for component, site in enumerate((site_z, site_h, site_h)):
+        train = _train(rng, length, start, corner_hz, ground, polarisation)
+        for rows, site in ((slice(0, 1), site_z), (slice(1, 3), site_h)):
             causal = _minimum_phase(spectrum * site, length)
-            wave[component] += amplitude * irfft(rfft(train[component]) * causal, length)
+            wave[rows] += amplitude * irfft(rfft(train[rows]) * causal, length)
     wave = wave[:, :npts]
     power = float(np.mean(in_band(np.pad(wave[0], (500, 0)))[500 : 500 + _P_SAMPLES] ** 2))
     return wave / np.sqrt(power), s_sample
 
 
-def _fields(path: Path) -> dict[str, float]:
-    return {name: getattr(path, name) for name in Path.__slots__}
-
-
-def _spectrum(frequency: F64, corner_hz: float, travel_s: float, path: Path) -> F64:
-    """Velocity spectrum of Brune's source after the path."""
+def _spectrum(frequency: F64, corner_hz: float, travel_s: float, ground: Ground) -> F64:
+    """Velocity spectrum of Brune's source after its way through the ground."""
     lowest = np.maximum(frequency, frequency[1])
-    attenuation = np.exp(-np.pi * lowest * (path.kappa_s + travel_s / (path.quality * lowest**path.quality_power)))
+    quality = ground.quality * lowest**ground.quality_power
+    attenuation = np.exp(-np.pi * lowest * (ground.kappa_s + travel_s / quality))
     return np.asarray(lowest / (1 + (lowest / corner_hz) ** 2) * attenuation)
 
 
@@ -120,24 +114,24 @@ def _site(frequency: F64, rng: Rng) -> F64:
     return np.asarray(10 ** (decibel / 20))
 
 
-def _train(rng: Rng, length: int, start: int, corner_hz: float, path: Path, polarisation: F64) -> F64:
+def _train(rng: Rng, length: int, start: int, corner_hz: float, ground: Ground, polarisation: F64) -> F64:
     """White noise under the envelope of an arrival and its coda [shape=(3, length)]."""
     time = np.arange(length - start) / _RATE
     # As long as the source takes, and as scattering has made it.
-    pulse_s = rng.uniform(0.3, 1.5) / corner_hz + rng.uniform(0.002, 0.03) * path.s_s
+    pulse_s = rng.uniform(0.3, 1.5) / corner_hz + rng.uniform(0.002, 0.03) * ground.s_s
     pulse = np.exp(-time / pulse_s) * np.minimum(1.0, (time + 0.01) / rng.uniform(0.01, 0.02 + 0.5 * pulse_s))
     train = np.zeros((3, length))
     train[:, start:] = polarisation[:, None] * (pulse * rng.standard_normal(len(time)))
 
     share, power = rng.uniform(0.05, 0.5), rng.uniform(0.5, 1.5)
-    spreading = (path.s_s / (path.s_s + time)) ** power
+    spreading = (ground.s_s / (ground.s_s + time)) ** power
     noise = rfft(rng.standard_normal((3, length)))
     noise[1:] *= np.exp(rng.normal(0.2, 0.3))
     octave = np.log2(np.maximum(np.arange(length // 2 + 1) * (_RATE / length), 1e-3))
     centres = np.log2(_BANDS_HZ)
     for band, centre_hz in enumerate(_BANDS_HZ):
         mask = np.interp(octave, centres, np.eye(len(centres))[band])
-        quality = path.coda_quality * centre_hz**path.quality_power
+        quality = ground.coda_quality * centre_hz**ground.quality_power
         envelope = share * spreading * np.exp(-np.pi * centre_hz * time / quality)
         train[:, start:] += irfft(noise * mask, length)[:, start:] * envelope
     return train
