@@ -156,11 +156,12 @@ def power_db(samples: npt.ArrayLike, params: SpectrogramParams) -> F32:
         n = len(power)
         np.multiply(frames[first : first + n], window, out=windowed[:n])
         spectrum = np.fft.rfft(windowed[:n], axis=1).view(np.float64)
-        np.copyto(parts[:n], spectrum[:, 2 * params.first_bin : 2 * params.last_bin + 2], casting="same_kind")
+        spectrum = spectrum[:, 2 * params.first_bin : 2 * params.last_bin + 2]
+        np.copyto(parts[:n], spectrum, casting="same_kind")
         np.multiply(parts[:n], parts[:n], out=parts[:n])
         np.add(parts[:n, ::2], parts[:n, 1::2], out=power)
         if power.min() < _SMALLEST_FLOAT32:
-            _log_of_the_faintest(power, spectrum[:, 2 * params.first_bin : 2 * params.last_bin + 2])
+            _log_of_the_faintest(power, spectrum)
         else:
             np.log(power, out=power)
         power *= _DB_PER_NEPER

@@ -204,7 +204,7 @@ def test_gain_does_not_matter(power: int, gain: float, seed: int) -> None:
     reference = relative(1.0)
     assert np.abs(reference).max() > 20
     # The logarithm is in float32: a step of it near -180 dB is 1.5e-5 dB, near -1700 dB 1.2e-4 dB.
-    np.testing.assert_allclose(relative(2.0**power), reference, atol=2e-4 if power >= -60 else 2e-3)
+    np.testing.assert_allclose(relative(2.0**power), reference, atol=2e-4 if power >= -60 else 8e-4)
     np.testing.assert_allclose(relative(gain), reference, atol=3e-4)
 
 

@@ -30,7 +30,7 @@ def test_any_length_is_made(npts: int) -> None:
     wave, s = made(3, npts)
     assert wave.shape == (3, npts)
     assert np.isfinite(wave).all()
-    assert 40 <= s <= 2500
+    assert 70 <= s <= 2500
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -379,12 +379,12 @@ def _mix(crop: Crop, noise: Crop, rng: Rng, snr_range_db: tuple[float, float]) -
 
 def lay_synthetic(crop: Crop, rng: Rng, snr_range_db: tuple[float, float]) -> None:
     """Lay a made earthquake over the crop's noise at a chosen ratio of P power to noise power."""
-    npts = crop.wave.shape[1]
-    start = int(rng.uniform(0.12, 0.95) * npts)
-    made, s = earthquake(rng, npts - start)
     power = np.mean(in_band(crop.wave) ** 2, axis=1)
     if not power.any():
         return
+    npts = crop.wave.shape[1]
+    start = int(rng.uniform(0.12, 0.95) * npts)
+    made, s = earthquake(rng, npts - start)
     # Of the quietest component that is not dead.
     gain = 10 ** (rng.uniform(*snr_range_db) / 20) * float(np.sqrt(power[power > 0].min()))
     crop.wave[:, start:] += gain * made * crop.real[:, start:]

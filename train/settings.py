@@ -36,7 +36,7 @@ class AugmentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         noise_mix_share: Of the noise, that with another recording's noise laid over it.
         mix_snr_db: Range of the ratio of the P wave's power to that noise, decibel.
         synthetic_share: Of the earthquakes, those made by `train.synthetic` and laid over a recording's noise.
-        synthetic_snr_db: Range of their ratio, decibel.
+        synthetic_snr_db: Range of the ratio of their P's power to that noise, decibel.
         second_share: Of the earthquakes, those followed by another one in the same example.
         tempo_share: Played faster or slower by up to a quarter: other corner frequencies and S-P times.
         filter_share: Another instrument's response: a high-pass and a low-pass corner.
