@@ -8,12 +8,12 @@ import pytest
 
 from monitor.detector import DetectorSettings
 from monitor.model import Calibration, Model, ModelError, attach_metadata, read_metadata
-from monitor.spectrogram import SpectrogramParams
+from monitor.spectrogram import F32, SpectrogramParams
 from tests.train_store import TINY, write_store
 from train.dataset import Store
 from train.fit import fit
 from train.outputs import FloatModel, all_outputs, publish, trace_outputs
-from train.quantize import quantize, set_calibration
+from train.quantize import quantize, set_calibration, shift_of_log_odds
 from train.settings import NetworkSettings, Settings, read_settings
 
 REFERENCE = msgspec.structs.replace(
@@ -53,6 +53,32 @@ def test_metadata_are_the_runs(model: Model, store: Store) -> None:
     assert metadata.training_fingerprint == store.fingerprint
     assert model.verify() == []
     assert model.accelerator_problems() == []
+
+
+class Off(Model):
+    """Says 1 of all that it hears, in log-odds, or so much more; of silence eight times as much more."""
+
+    def __init__(self, like: Model, by: float) -> None:
+        self.metadata, self._by = like.metadata, by
+
+    def quantize(self, decibel: F32) -> F32:  # type: ignore[override]
+        return decibel
+
+    def run(self, frames: F32) -> F32:  # type: ignore[override]
+        last = frames[self.metadata.context_frames :: self.metadata.output_stride]
+        said = 1.0 + np.where(last.any(axis=(1, 2)), self._by, 8 * self._by)
+        return np.repeat(said[:, None], 3, axis=1)
+
+    def probabilities(self, output: F32) -> F32:  # type: ignore[override]
+        return np.asarray(1 / (1 + np.exp(-output)), np.float32)
+
+
+def test_what_rounding_does_to_silence_says_nothing_of_recordings(model: Model) -> None:
+    heard = np.ones((model.frames_for(9), model.metadata.spectrogram.n_freq, 3), np.float32)
+    half = heard.copy()
+    half[: model.frames_for(4)] = 0.0
+    shift = shift_of_log_odds(Off(model, 0.0), Off(model, 0.25), [heard, half])
+    assert shift == pytest.approx([-0.25] * 3, abs=1e-5)
 
 
 def test_input_steps_round_trip(model: Model) -> None:

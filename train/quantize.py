@@ -98,7 +98,7 @@ def quantize(store: Store, settings: Settings, keras_path: Path, out: Path) -> P
     if streaming:
         # Rounding shifts the outputs a little, on the whole: the last bias takes that back (Nagel et al., 2019).
         rounded = Model(path)
-        shift = _mean_difference(FloatModel(exact, rounded), rounded, [inputs[0][0] for inputs in representative()])
+        shift = shift_of_log_odds(FloatModel(exact, rounded), rounded, [inputs[0][0] for inputs in representative()])
         kernel, bias = head.get_weights()
         head.set_weights([kernel, bias + shift / HEAD_LOG_ODDS.scale])
         flatbuffer = convert(int8=True)
@@ -127,8 +127,11 @@ def _metadata(store: Store, settings: Settings) -> ModelMetadata:
     )
 
 
-def _mean_difference(exact: Model, rounded: Model, inputs: list[Any]) -> Any:
-    """Mean of float minus int8 log-odds, where decisions are made.
+def shift_of_log_odds(exact: Model, rounded: Model, inputs: list[Any]) -> Any:
+    """Mean of float minus int8 log-odds, where decisions are made and something is heard.
+
+    Silence is left out: it is one single input, met again and again, and what rounding does to it says nothing of what
+    it does to recordings.
 
     Args:
         exact, rounded: The network before and after quantisation.
@@ -141,8 +144,10 @@ def _mean_difference(exact: Model, rounded: Model, inputs: list[Any]) -> Any:
         log_odds(np.concatenate([model.probabilities(model.run(model.quantize(i))) for i in inputs]).astype(np.float64))
         for model in (exact, rounded)
     )
+    metadata = exact.metadata
+    heard = np.concatenate([i[metadata.context_frames :: metadata.output_stride].any(axis=(1, 2)) for i in inputs])
     low, high = _DECISIVE_LOG_ODDS
-    inside = (np.minimum(of_exact, of_rounded) > low) & (np.maximum(of_exact, of_rounded) < high)
+    inside = (np.minimum(of_exact, of_rounded) > low) & (np.maximum(of_exact, of_rounded) < high) & heard[:, None]
     difference = np.where(inside, of_exact - of_rounded, 0.0)
     return (difference.sum(axis=0) / np.maximum(inside.sum(axis=0), 1)).astype(np.float32)
 
