@@ -31,7 +31,7 @@ I8 = npt.NDArray[np.int8]
 
 # Live: the finest grid that the model's outputs have. Replay: long enough that a batch's own costs vanish.
 LIVE_BATCH_S = 0.2
-REPLAY_BATCH_S = 300.0
+REPLAY_BATCH_S = 600.0
 # Frames judged at once where more wait than a batch: few lengths, since an interpreter is kept for each.
 _CHUNKS = (2, 10, 50, 300, 3000)
 # A detection's noise window, look-back and longest duration lie within this behind the newest frame.

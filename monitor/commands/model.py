@@ -21,6 +21,7 @@ from monitor.commands.common import (
 from monitor.edgetpu import compiled_path
 from monitor.model import Device, Model
 from monitor.operators import Operator
+from monitor.pipeline import REPLAY_BATCH_S
 
 app = typer.Typer(help="What the model is, whether it runs here, and how fast.", no_args_is_help=True)
 
@@ -114,7 +115,7 @@ def model_bench(
     """Time inference on this machine, one thread."""
     loaded = _loaded(config, model, device)
     interval_s = loaded.metadata.output_stride * loaded.metadata.spectrogram.frame_interval_s
-    for name, n_outputs in (("one output, as live", 1), ("five minutes, as in replay", round(300 / interval_s))):
+    for name, n_outputs in (("one output, as live", 1), ("ten minutes, as in replay", round(REPLAY_BATCH_S / interval_s))):
         seconds = sorted(loaded.bench(n_outputs, repeats=repeats if n_outputs == 1 else max(1, repeats // 10)))
         median = seconds[len(seconds) // 2]
         print(
