@@ -6,15 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monitor.detector import DetectorSettings
-from monitor.model import Model, default_model_path
 from tests.train_store import NPTS, P, S, write_store
-from train.benchmark import make_task, model_detect
+from train.benchmark import make_task, ratio_detect
 from train.dataset import Store
 from train.faint import RATIOS_DB, FaintStore, faint_figures, lay
-from train.outputs import all_outputs
 from train.report import faint_text
 from train.spectral import in_band
+from train.stalta import ENERGY, trace_ratio
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +42,17 @@ def test_a_piece_is_a_piece_of_the_whole(faint: FaintStore) -> None:
 
 
 def test_the_stronger_the_more_are_found(faint: FaintStore) -> None:
-    outputs = all_outputs(faint, range(len(faint)), Model(default_model_path()))
-    at = model_detect(outputs, DetectorSettings())
-    figures = faint_figures(faint, {"int8": (at, {"1 /h": 0.1, "its default": 0.999999})})
+    """A ratio of powers finds what is stronger than its threshold and nothing else: recall is a step."""
+    at = ratio_detect({index: trace_ratio(faint, index, ENERGY) for index in range(len(faint))}, ENERGY)
+    figures = faint_figures(faint, {"energy": (at, {"low": 5.0, "high": 8.0, "of nothing": 1e6})})
     assert figures["p_arrivals_each"] == len(make_task(faint, range(len(faint))).all_wanted) / len(RATIOS_DB) > 0
-    of = figures["recall"]["int8"]
-    assert of["its default"] == [0.0] * len(RATIOS_DB)
-    assert of["1 /h"][-1] > of["1 /h"][0]
-    text = faint_text(figures)
-    assert f"| int8, at 1 /h | {of['1 /h'][0]:.2f} |" in text
+    of = figures["recall"]["energy"]
+    assert of == {
+        "low": [0.0, 0.0, 0.0, 0.0, 1.0, 1.0],
+        "high": [0.0, 0.0, 0.0, 0.0, 0.0, 1.0],
+        "of nothing": [0.0] * len(RATIOS_DB),
+    }
+    assert "| energy, at low | 0.00 | 0.00 | 0.00 | 0.00 | 1.00 | 1.00 |" in faint_text(figures)
 
 
 def test_without_noise_or_clear_earthquakes_there_are_none(store: Store) -> None:
