@@ -31,7 +31,7 @@ I8 = npt.NDArray[np.int8]
 
 # Live: the finest grid that the model's outputs have. Replay: long enough that a batch's own costs vanish.
 LIVE_BATCH_S = 0.2
-REPLAY_BATCH_S = 600.0
+REPLAY_BATCH_S = 1200.0
 # Frames judged at once where more wait than a batch: few lengths, since an interpreter is kept for each.
 _CHUNKS = (2, 10, 50, 300, 3000)
 # A detection's noise window, look-back and longest duration lie within this behind the newest frame.
@@ -39,7 +39,7 @@ _HISTORY_S = 260.0
 # One write to a ring; longer segments are taken in pieces.
 _PIECE_S = 120.0
 # More than what one batch needs at once.
-_WORK_BYTES = 8 << 20
+_WORK_BYTES = 16 << 20
 # At a change of the sampling rate, at most.
 _BLOCKS_LEFT_OUT = 2
 # Before what the background needs: resampling, and knowing that a value does not change.

@@ -137,7 +137,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """
 
     name: str = "seismic"
-    version: str = "5"
+    version: str = "6"
     seed: int = 20261122
     start_from: str = ""
     data: DataSettings = DataSettings()

@@ -116,7 +116,7 @@ def model_bench(
     loaded = _loaded(config, model, device)
     interval_s = loaded.metadata.output_stride * loaded.metadata.spectrogram.frame_interval_s
     batch = round(REPLAY_BATCH_S / interval_s)
-    for name, n_outputs in (("one output, as live", 1), ("ten minutes, as in replay", batch)):
+    for name, n_outputs in (("one output, as live", 1), (f"{REPLAY_BATCH_S:.0f} s, as in replay", batch)):
         seconds = sorted(loaded.bench(n_outputs, repeats=repeats if n_outputs == 1 else max(1, repeats // 10)))
         median = seconds[len(seconds) // 2]
         print(
