@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from monitor.model import Model, default_model_path
 from tests.train_store import NPTS, P, S, write_store
 from train.benchmark import make_task, ratio_detect
 from train.dataset import Store
 from train.faint import RATIOS_DB, FaintStore, faint_figures, lay
+from train.outputs import all_outputs
 from train.report import faint_text
 from train.spectral import in_band
 from train.stalta import ENERGY, trace_ratio
@@ -53,6 +55,14 @@ def test_the_stronger_the_more_are_found(faint: FaintStore) -> None:
         "of nothing": [0.0] * len(RATIOS_DB),
     }
     assert "| energy, at low | 0.00 | 0.00 | 0.00 | 0.00 | 1.00 | 1.00 |" in faint_text(figures)
+
+
+def test_the_model_that_ships_is_surer_of_the_strongest_than_of_the_faintest(faint: FaintStore) -> None:
+    outputs = all_outputs(faint, range(len(faint)), Model(default_model_path()))
+    surest: dict[int, list[float]] = {ratio_db: [] for ratio_db in RATIOS_DB}
+    for index, ratio_db in enumerate(faint.ratios_db):
+        surest[ratio_db].append(float(outputs[index].probabilities[:, 0].max()))
+    assert min(surest[RATIOS_DB[-1]]) > max(surest[RATIOS_DB[0]])
 
 
 def test_without_noise_or_clear_earthquakes_there_are_none(store: Store) -> None:
