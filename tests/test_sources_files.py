@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import threading
 import tracemalloc
 from collections import defaultdict
@@ -30,6 +31,9 @@ from monitor.sources.index import MAX_CHUNK_BYTES, MAX_CHUNK_SPAN_NS
 from monitor.sources.miniseed import RecordParser
 from monitor.sources.runs import MAX_SEGMENT_NS
 from monitor.timebase import NS_PER_SECOND, parse_time
+
+# The user with no rights on Debian and elsewhere.
+_NOBODY = 65534
 
 START_NS = parse_time("2010-05-27T16:24:03Z")
 Z, N, E = (ChannelId("BW", "UH1", "", f"EH{code}") for code in "ZNE")
@@ -572,11 +576,21 @@ def test_nothing_there(tmp_path: Path) -> None:
     np.testing.assert_array_equal(reading.samples(), counts(5000))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_no_permission(tmp_path: Path) -> None:
-    path = write(tmp_path / "x", GOOD)
-    path.chmod(0)
-    assert only_problem(path) == f"{path}: cannot be read: Permission denied"
+def test_no_permission() -> None:
+    # Not in tmp_path, which is closed to everyone else: root may read everything, and reads as nobody here.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = write(Path(folder) / "x", GOOD)
+        path.chmod(0)
+        as_root = os.geteuid() == 0
+        if as_root:
+            os.seteuid(_NOBODY)
+        try:
+            problem = only_problem(path)
+        finally:
+            if as_root:
+                os.seteuid(0)
+    assert problem == f"{path}: cannot be read: Permission denied"
 
 
 def test_a_file_that_cannot_be_opened_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
