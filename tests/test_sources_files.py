@@ -576,12 +576,13 @@ def test_nothing_there(tmp_path: Path) -> None:
     np.testing.assert_array_equal(reading.samples(), counts(5000))
 
 
-def test_no_permission() -> None:
+@pytest.mark.parametrize("closed", ["x", "."], ids=["file", "directory"])
+def test_no_permission(closed: str) -> None:
     # Not in tmp_path, which is closed to everyone else: root may read everything, and reads as nobody here.
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         path = write(Path(folder) / "x", GOOD)
-        path.chmod(0)
+        (Path(folder) / closed).chmod(0)
         as_root = os.geteuid() == 0
         if as_root:
             os.seteuid(_NOBODY)
@@ -590,6 +591,7 @@ def test_no_permission() -> None:
         finally:
             if as_root:
                 os.seteuid(0)
+            Path(folder).chmod(0o700)  # to remove it
     assert problem == f"{path}: cannot be read: Permission denied"
 
 

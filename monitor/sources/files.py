@@ -6,8 +6,8 @@ samples in the same order, in constant memory.
 """
 
 import heapq
+import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -83,7 +83,9 @@ class FileSource:
         """
         if self._contents is None:
             parser = RecordParser()
-            barren = {path: True for path in self._paths if path not in ("", "-") and Path(path).is_dir()}
+            # Path.is_dir raises where a directory on the way may not be searched.
+            directories = [path for path in self._paths if path not in ("", "-") and os.path.isdir(path)]  # noqa: PTH112
+            barren = dict.fromkeys(directories, True)
             accounted: set[str] = set()
             for source in find_inputs(
                 self._paths, reader=self._reader, log=self._log, stdin=self._stdin, accounted=accounted
