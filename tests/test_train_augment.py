@@ -12,6 +12,7 @@ from tests.train_store import NPTS, PLAIN, TINY, P, S, write_store
 from train.augment import Crop, ExampleMaker, cut, frames_of, lay_synthetic, targets
 from train.dataset import Store
 from train.disturb import KINDS, disturb
+from train.disturb_unseen import UNSEEN
 from train.geometry import look_ahead_frames, output_stride
 from train.settings import read_settings
 from train.spectral import in_band
@@ -89,7 +90,7 @@ def test_what_lies_outside_a_trace_is_not_real(store: Store) -> None:
     assert crop.events == [(P + 500, S + 500)]
 
 
-@pytest.mark.parametrize("kind", [kind for kind, _ in KINDS], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [*(kind for kind, _ in KINDS), *UNSEEN], ids=lambda kind: kind.__name__)
 def test_disturbances_keep_shape_and_stay_finite(kind: Callable[..., None]) -> None:
     for seed in range(5):
         rng = np.random.default_rng(seed)
@@ -98,6 +99,10 @@ def test_disturbances_keep_shape_and_stay_finite(kind: Callable[..., None]) -> N
         kind(wave, rng)
         assert wave.shape == (3, 3000)
         assert np.isfinite(wave).all()
+
+
+def test_what_training_never_makes_is_not_made_in_training() -> None:
+    assert not {kind.__name__ for kind in UNSEEN} & {kind.__name__ for kind, _ in KINDS}
 
 
 def test_disturbances_survive_silence_and_change_noise() -> None:

@@ -6,10 +6,10 @@ import pytest
 from tests.train_store import write_store
 from train.benchmark import Detect
 from train.dataset import Store
-from train.disturb import KINDS
-from train.disturbed import NAMES, DisturbedStore, disturb_noise, disturbed_figures
+from train.disturb_unseen import UNSEEN
+from train.disturbed import SEEN, DisturbedStore, Kind, disturb_noise, disturbed_figures
 from train.outputs import Found
-from train.report import disturbed_text
+from train.report import disturbed_text, unseen_text
 
 
 @pytest.fixture(scope="module")
@@ -17,16 +17,21 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return write_store(tmp_path_factory.mktemp("disturbed") / "store")
 
 
+NAMES = [kind.__name__ for kind in SEEN]
+
+
 @pytest.fixture(scope="module")
 def disturbed(store: Store) -> DisturbedStore:
     return disturb_noise(store, store.select(split="dev"), seed=1)
 
 
-def test_each_kind_is_over_each_window_of_noise(store: Store, disturbed: DisturbedStore) -> None:
+@pytest.mark.parametrize("kinds", [SEEN, UNSEEN], ids=["seen", "unseen"])
+def test_each_kind_is_over_each_window_of_noise(store: Store, kinds: tuple[Kind, ...]) -> None:
+    disturbed = disturb_noise(store, store.select(split="dev"), kinds, seed=1)
     noise = store.select(split="dev", kind="noise")
     assert noise
-    assert len(disturbed) == len(noise) * len(KINDS)
-    for kind in NAMES:
+    assert len(disturbed) == len(noise) * len(kinds)
+    for kind in [kind.__name__ for kind in kinds]:
         of = [i for i, name in enumerate(disturbed.kinds) if name == kind]
         assert [disturbed.traces[i].npts for i in of] == [store.traces[i].npts for i in noise]
         changed = [not np.array_equal(disturbed.waveform(i), store.waveform(j)) for i, j in zip(of, noise, strict=True)]
@@ -56,14 +61,15 @@ def test_false_alarms_are_counted_by_kind(disturbed: DisturbedStore) -> None:
         disturbed, {"a": (of("wind"), {"1 /h": 0.5}), "b": (of("steps"), {"1 /h": 0.5, "its default": 0.95})}
     )
     windows = figures["windows_each"]
-    assert windows == len(disturbed) / len(KINDS)
-    assert 0 < figures["hours_each"] <= sum(info.npts for info in disturbed.traces) / len(KINDS) / 360_000
+    assert windows == len(disturbed) / len(SEEN)
+    assert 0 < figures["hours_each"] <= sum(info.npts for info in disturbed.traces) / len(SEEN) / 360_000
     assert figures["false_alarms"]["a"]["1 /h"] == [windows if kind == "wind" else 0 for kind in NAMES]
     assert figures["false_alarms"]["b"]["1 /h"] == [windows if kind == "steps" else 0 for kind in NAMES]
     assert figures["false_alarms"]["b"]["its default"] == [0] * len(NAMES)
     text = disturbed_text(figures)
     assert f"| wind | {windows} | 0 | 0 |" in text
     assert "| gain change | 0 | 0 | 0 |" in text
+    assert unseen_text(figures).endswith(text[text.index("| disturbance") :])
 
 
 def test_without_noise_there_is_none(store: Store) -> None:

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from train.spectral import in_band
+from train.traceinfo import RATE_HZ
 
 F64 = npt.NDArray[np.float64]
 Rng = np.random.Generator
 
-_RATE = 100.0
 # Cables, digitizers and stiff mountings disturb one component; the ground moves all.
 _ALONE_SHARE = 0.25
 
@@ -25,20 +25,20 @@ def noise_scale(wave: F64) -> F64:
     return scale
 
 
-def _shape(rng: Rng) -> F64:
-    """How strongly the three components see a local source."""
+def draw_shape(rng: Rng) -> F64:
+    """How strongly the three components see a local source [shape=(3, 1)]."""
     return np.asarray(rng.uniform(0.2, 1.0, (3, 1)))
 
 
-def _damped(rng: Rng, frequency: float, cycles: float, n: int) -> F64:
+def damped(rng: Rng, frequency: float, cycles: float, n: int) -> F64:
     """A ring [shape=(3, n)] with its phase on each component, as surface waves have it."""
-    t = np.arange(n) / _RATE
+    t = np.arange(n) / RATE_HZ
     return np.asarray(
         np.exp(-t * frequency / max(cycles, 0.3)) * np.sin(2 * np.pi * frequency * t + rng.uniform(0, 6.3, (3, 1)))
     )
 
 
-def _band_noise(rng: Rng, n: int, low: float, high: float) -> F64:
+def band_noise(rng: Rng, n: int, low: float, high: float) -> F64:
     """Noise [shape=(3, n)] that the components have more or less in common: near a source most, scattered least."""
     common = rng.uniform(0.0, 1.0)
     out = in_band(
@@ -47,8 +47,8 @@ def _band_noise(rng: Rng, n: int, low: float, high: float) -> F64:
     return np.asarray(out / (out.std() + 1e-12))
 
 
-def _level(rng: Rng) -> float:
-    """Amplitude over the noise's: 6 to 46 dB."""
+def draw_level(rng: Rng) -> float:
+    """Amplitude over that of the noise: 6 to 46 dB."""
     return float(10 ** rng.uniform(0.3, 2.3))
 
 
@@ -57,7 +57,7 @@ def spikes(wave: F64, rng: Rng) -> None:
     scale = noise_scale(wave)
     for at in rng.integers(0, wave.shape[1], rng.integers(1, 8)):
         wave[:, at : at + rng.integers(1, 3)] += (
-            scale * _level(rng) * 5 * rng.choice([-1, 1]) * (rng.random((3, 1)) < 0.6)
+            scale * draw_level(rng) * 5 * rng.choice([-1, 1]) * (rng.random((3, 1)) < 0.6)
         )
 
 
@@ -67,21 +67,21 @@ def steps(wave: F64, rng: Rng) -> None:
     for at in rng.integers(0, wave.shape[1], rng.integers(1, 4)):
         tail = np.ones(wave.shape[1] - at)
         if rng.random() < 0.6:
-            tail = np.exp(-np.arange(len(tail)) / _RATE / rng.uniform(0.1, 8.0))
-        wave[:, at:] += scale * _level(rng) * 10 * rng.choice([-1, 1]) * _shape(rng) * tail
+            tail = np.exp(-np.arange(len(tail)) / RATE_HZ / rng.uniform(0.1, 8.0))
+        wave[:, at:] += scale * draw_level(rng) * 10 * rng.choice([-1, 1]) * draw_shape(rng) * tail
 
 
 def footsteps(wave: F64, rng: Rng) -> None:
     """A train of short resonant impulses at walking pace, coming and going."""
     scale, n = noise_scale(wave), wave.shape[1]
     pace, frequency = rng.uniform(0.35, 1.1), rng.uniform(5, 45)
-    begin, length = rng.uniform(-10, n / _RATE), rng.uniform(2, 30)
-    closest, level, shape = begin + rng.uniform(0, 1) * length, _level(rng), _shape(rng)
+    begin, length = rng.uniform(-10, n / RATE_HZ), rng.uniform(2, 30)
+    closest, level, shape = begin + rng.uniform(0, 1) * length, draw_level(rng), draw_shape(rng)
     at = begin
     while at < begin + length:
-        i = int(at * _RATE)
+        i = int(at * RATE_HZ)
         if 0 <= i < n - 10:
-            pulse = _damped(rng, frequency * rng.uniform(0.85, 1.15), rng.uniform(0.6, 3), min(100, n - i))
+            pulse = damped(rng, frequency * rng.uniform(0.85, 1.15), rng.uniform(0.6, 3), min(100, n - i))
             near = 1 / (1 + ((at - closest) / (0.25 * length)) ** 2)
             wave[:, i : i + pulse.shape[1]] += scale * level * near * rng.uniform(0.6, 1.2) * shape * pulse
         at += pace * rng.uniform(0.9, 1.1)
@@ -92,8 +92,8 @@ def thumps(wave: F64, rng: Rng) -> None:
     scale, n = noise_scale(wave), wave.shape[1]
     for _ in range(rng.integers(1, 6)):
         i = int(rng.integers(0, n - 20))
-        pulse = _damped(rng, rng.uniform(3, 45), 10 ** rng.uniform(-0.3, 1.0), min(int(rng.integers(20, 300)), n - i))
-        wave[:, i : i + pulse.shape[1]] += scale * _level(rng) * _shape(rng) * pulse
+        pulse = damped(rng, rng.uniform(3, 45), 10 ** rng.uniform(-0.3, 1.0), min(int(rng.integers(20, 300)), n - i))
+        wave[:, i : i + pulse.shape[1]] += scale * draw_level(rng) * draw_shape(rng) * pulse
 
 
 def vehicles(wave: F64, rng: Rng) -> None:
@@ -101,24 +101,25 @@ def vehicles(wave: F64, rng: Rng) -> None:
     scale, n = noise_scale(wave), wave.shape[1]
     for _ in range(rng.integers(1, 4)):
         low = rng.uniform(1.5, 20)
-        t = np.arange(n) / _RATE
-        envelope = np.exp(-(((t - rng.uniform(0, n / _RATE)) / rng.uniform(0.7, 10)) ** 2))
-        wave += scale * _level(rng) * 0.5 * _shape(rng) * envelope * _band_noise(rng, n, low, low * rng.uniform(1.2, 5))
+        t = np.arange(n) / RATE_HZ
+        envelope = np.exp(-(((t - rng.uniform(0, n / RATE_HZ)) / rng.uniform(0.7, 10)) ** 2))
+        level, shape = draw_level(rng), draw_shape(rng)
+        wave += scale * level * 0.5 * shape * envelope * band_noise(rng, n, low, low * rng.uniform(1.2, 5))
 
 
 def machinery(wave: F64, rng: Rng) -> None:
     """A motor that switches on and off: a tone with harmonics and some band noise, sudden or run up."""
     scale, n = noise_scale(wave), wave.shape[1]
-    t = np.arange(n) / _RATE
-    begin, length, ramp = rng.uniform(-10, n / _RATE), rng.uniform(0.5, 40), 10 ** rng.uniform(-2, 0.7)
+    t = np.arange(n) / RATE_HZ
+    begin, length, ramp = rng.uniform(-10, n / RATE_HZ), rng.uniform(0.5, 40), 10 ** rng.uniform(-2, 0.7)
     envelope = np.clip((t - begin) / ramp, 0, 1) * np.clip((begin + length - t) / ramp, 0, 1)
     base = rng.uniform(2, 49)
     sweep = rng.choice([0.0, rng.uniform(-0.3, 0.3)])
-    phase = 2 * np.pi * np.cumsum(base * (1 + sweep * np.clip((t - begin) / length, 0, 1))) / _RATE
+    phase = 2 * np.pi * np.cumsum(base * (1 + sweep * np.clip((t - begin) / length, 0, 1))) / RATE_HZ
     phase = phase + rng.uniform(0, 6.3, (3, 1))
     sound = sum(np.sin(k * phase + rng.uniform(0, 6.3)) * rng.uniform(0, 1) for k in range(1, 4) if k * base < 49)
-    sound = sound + rng.uniform(0, 0.6) * _band_noise(rng, n, base * 0.7, min(49.0, base * 1.6))
-    wave += scale * _level(rng) * 0.7 * _shape(rng) * envelope * sound
+    sound = sound + rng.uniform(0, 0.6) * band_noise(rng, n, base * 0.7, min(49.0, base * 1.6))
+    wave += scale * draw_level(rng) * 0.7 * draw_shape(rng) * envelope * sound
 
 
 def wind(wave: F64, rng: Rng) -> None:
@@ -127,18 +128,18 @@ def wind(wave: F64, rng: Rng) -> None:
     knots = np.arange(0, n + 200, 200)
     slow = np.interp(np.arange(n), knots, rng.standard_normal(len(knots)).cumsum() * 0.5)
     envelope = np.exp(np.clip(slow - slow.mean(), -2, 3))
-    wave += scale * 0.7 * _shape(rng) * envelope * _band_noise(rng, n, rng.uniform(1, 4), rng.uniform(8, 45))
+    wave += scale * 0.7 * draw_shape(rng) * envelope * band_noise(rng, n, rng.uniform(1, 4), rng.uniform(8, 45))
 
 
 def calibration(wave: F64, rng: Rng) -> None:
     """The response to a current pulse in the coil: all components alike, again after some seconds."""
     scale, n = noise_scale(wave), wave.shape[1]
-    frequency, cycles, level = 10 ** rng.uniform(-0.3, 1.1), rng.uniform(0.3, 0.8), _level(rng) * 3
+    frequency, cycles, level = 10 ** rng.uniform(-0.3, 1.1), rng.uniform(0.3, 0.8), draw_level(rng) * 3
     for sign, at in zip(
         (1, -1, 1), rng.integers(0, n - 50, 1) + np.arange(3) * int(rng.integers(200, 1500)), strict=True
     ):
         if at < n - 10:
-            pulse = _damped(np.random.default_rng(0), frequency, cycles, min(1000, n - int(at)))[:1]
+            pulse = damped(np.random.default_rng(0), frequency, cycles, min(1000, n - int(at)))[:1]
             wave[:, at : at + pulse.shape[1]] += sign * scale * level * pulse
 
 
@@ -151,8 +152,8 @@ def gain_change(wave: F64, rng: Rng) -> None:
 def pulses(wave: F64, rng: Rng) -> None:
     """Telemetry or GPS pulses: the same small thing at a fixed interval."""
     scale, n = noise_scale(wave), wave.shape[1]
-    pulse = _damped(rng, rng.uniform(5, 45), rng.uniform(0.3, 2), 60) * _level(rng)
-    shape = _shape(rng)
+    pulse = damped(rng, rng.uniform(5, 45), rng.uniform(0.3, 2), 60) * draw_level(rng)
+    shape = draw_shape(rng)
     for at in range(int(rng.integers(0, 300)), n - 60, int(rng.choice([50, 100, 200, 500, 1000]))):
         wave[:, at : at + 60] += scale * shape * pulse
 
@@ -160,29 +161,29 @@ def pulses(wave: F64, rng: Rng) -> None:
 def crackle(wave: F64, rng: Rng) -> None:
     """A bad contact or a thunderstorm in the cable: bursts of noise on one component, such as no wave can be."""
     scale, n, component = noise_scale(wave), wave.shape[1], int(rng.integers(3))
-    begin, length = rng.uniform(-5, n / _RATE), 10 ** rng.uniform(0, 1.5)
+    begin, length = rng.uniform(-5, n / RATE_HZ), 10 ** rng.uniform(0, 1.5)
     for at in begin + length * rng.random(int(rng.integers(1, 15))):
-        i = int(at * _RATE)
+        i = int(at * RATE_HZ)
         if 0 <= i < n - 20:
             m = min(int(rng.integers(20, 400)), n - i)
             low = rng.uniform(1.5, 20)
-            burst = _band_noise(rng, m, low, low * rng.uniform(1.5, 8))[component]
-            fade = np.exp(-np.arange(m) / _RATE / 10 ** rng.uniform(-1.3, 0.2))
-            wave[component, i : i + m] += scale[component] * _level(rng) * fade * burst
+            burst = band_noise(rng, m, low, low * rng.uniform(1.5, 8))[component]
+            fade = np.exp(-np.arange(m) / RATE_HZ / 10 ** rng.uniform(-1.3, 0.2))
+            wave[component, i : i + m] += scale[component] * draw_level(rng) * fade * burst
 
 
 def bustle(wave: F64, rng: Rng) -> None:
     """People, animals, branches: bursts without a rhythm for some seconds to a minute, no two alike."""
-    scale, n, shape = noise_scale(wave), wave.shape[1], _shape(rng)
-    begin, length, level = rng.uniform(-20, n / _RATE - 5), rng.uniform(5, 60), _level(rng)
+    scale, n, shape = noise_scale(wave), wave.shape[1], draw_shape(rng)
+    begin, length, level = rng.uniform(-20, n / RATE_HZ - 5), rng.uniform(5, 60), draw_level(rng)
     low, wide = rng.uniform(2, 15), rng.uniform(1.5, 6)
     for at in begin + length * rng.random(int(max(4, length * 10 ** rng.uniform(-0.6, 0.5)))):
-        i = int(at * _RATE)
+        i = int(at * RATE_HZ)
         if 0 <= i < n - 20:
             m = min(int(rng.integers(30, 400)), n - i)
-            t, own = np.arange(m) / _RATE, low * rng.uniform(0.7, 1.5)
+            t, own = np.arange(m) / RATE_HZ, low * rng.uniform(0.7, 1.5)
             envelope = np.exp(-t / 10 ** rng.uniform(-1.2, 0.1)) * (1 - np.exp(-t / 10 ** rng.uniform(-2.5, -0.7)))
-            burst = envelope * _band_noise(rng, m, own, min(48.0, own * wide))
+            burst = envelope * band_noise(rng, m, own, min(48.0, own * wide))
             strength = level * 10 ** rng.normal(0, 0.35)
             wave[:, i : i + m] += scale * strength * shape * rng.uniform(0.7, 1.3, (3, 1)) * burst
 

@@ -1,10 +1,10 @@
 """How many false alarms what is not the Earth brings: noise of the data with a synthetic disturbance laid over each.
 
 A few hours of recorded noise hold few of the things that make detectors cry wolf, and one station's fault may decide
-the figure. Here each kind of `train.disturb` is over all the noise there is.
+the figure. Here each kind of `train.disturb`, or of `train.disturb_unseen`, is over all the noise there is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,9 +12,11 @@ import numpy as np
 
 from train import benchmark as bench
 from train.dataset import Samples, Store
-from train.disturb import KINDS
+from train.disturb import F64, KINDS, Rng
 
-NAMES = tuple(kind.__name__ for kind, _ in KINDS)
+Kind = Callable[[F64, Rng], None]
+SEEN: tuple[Kind, ...] = tuple(kind for kind, _ in KINDS)
+"""What training lays over noise, too."""
 
 
 class DisturbedStore(Store):
@@ -24,28 +26,29 @@ class DisturbedStore(Store):
         kinds: Of each trace, the name of its disturbance.
     """
 
-    def __init__(self, of: Store, indices: Sequence[int], *, seed: int) -> None:
+    def __init__(self, of: Store, indices: Sequence[int], kinds: Sequence[Kind], *, seed: int) -> None:
         self.path, self.manifest = of.path, of.manifest
         self._of, self._seed = of, seed
-        self._laid = [(index, kind) for kind in range(len(KINDS)) for index in indices]
-        self.kinds = [NAMES[kind] for _, kind in self._laid]
+        self._laid = [(index, kind) for kind in kinds for index in indices]
+        self.kinds = [kind.__name__ for _, kind in self._laid]
         self.traces = [
-            replace(of.traces[index], name=f"{of.traces[index].name} with {NAMES[kind]}") for index, kind in self._laid
+            replace(of.traces[index], name=f"{of.traces[index].name} with {kind.__name__}")
+            for index, kind in self._laid
         ]
 
     def waveform(self, index: int, start: int = 0, stop: int | None = None) -> Samples:
         """As `Store.waveform`."""
         of, kind = self._laid[index]
         wave = self._of.waveform(of).astype(np.float64)
-        KINDS[kind][0](wave, np.random.default_rng([self._seed, index]))
+        kind(wave, np.random.default_rng([self._seed, index]))
         wave[~np.array(self.traces[index].components)] = 0.0
         return wave[:, start:stop].astype(np.float32)
 
 
-def disturb_noise(store: Store, indices: Sequence[int], *, seed: int) -> DisturbedStore:
+def disturb_noise(store: Store, indices: Sequence[int], kinds: Sequence[Kind] = SEEN, *, seed: int) -> DisturbedStore:
     """Lay each kind of disturbance once over each window of noise without gaps among these traces."""
     noise = [i for i in indices if store.traces[i].kind == "noise" and not store.traces[i].gaps]
-    return DisturbedStore(store, noise, seed=seed)
+    return DisturbedStore(store, noise, kinds, seed=seed)
 
 
 def disturbed_figures(disturbed: DisturbedStore, detectors: bench.Detectors) -> dict[str, Any]:

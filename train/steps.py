@@ -16,6 +16,7 @@ from train.augment import ExampleMaker
 from train.calibrate import calibrated, fit_platt, known_frames
 from train.cluster import cluster, mean_over
 from train.dataset import Store
+from train.disturb_unseen import UNSEEN
 from train.disturbed import disturb_noise, disturbed_figures
 from train.evaluate import choose_windows, evaluate
 from train.faint import faint_figures, lay
@@ -335,6 +336,7 @@ def run_benchmark(
         }
 
     faint, disturbed = lay(store, indices, seed=seed), disturb_noise(store, indices, seed=seed)
+    unseen = disturb_noise(store, indices, UNSEEN, seed=seed)
     return {
         "split": split,
         "only": list(only),
@@ -355,6 +357,7 @@ def run_benchmark(
         "disturbed": disturbed_figures(disturbed, detectors_on(disturbed, "disturbed noise"))
         if len(disturbed)
         else None,
+        "unseen": disturbed_figures(unseen, detectors_on(unseen, "what training never makes")) if len(unseen) else None,
         "parity": bench.parity(task, detect_at["int8"], detect_at["float"], threshold),
         "reliability": bench.reliability(task, outputs.by_model["int8"]),
         "false_alarms": [
