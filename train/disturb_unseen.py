@@ -157,7 +157,7 @@ def thunder(wave: F64, rng: Rng) -> None:
 
     Kappus and Vernon (1991), "Acoustic signature of thunder from seismic records".
     """
-    seconds = wave.shape[1] / RATE_HZ
+    scale, seconds = noise_scale(wave), wave.shape[1] / RATE_HZ
     for _ in range(int(rng.integers(1, 3))):
         n = round(rng.uniform(5, 20) * RATE_HZ)
         t = np.arange(n) / RATE_HZ
@@ -165,7 +165,7 @@ def thunder(wave: F64, rng: Rng) -> None:
         rough = np.exp(np.interp(t, knots, 0.6 * rng.standard_normal(len(knots))))
         envelope = rough * np.exp(-t / rng.uniform(2, 6)) * np.clip(t / rng.uniform(0.1, 2), 0, 1)
         sound = band_noise(rng, n, rng.uniform(3, 8), rng.uniform(20, 45))
-        loud = noise_scale(wave) * draw_level(rng) * 0.5 * draw_shape(rng)
+        loud = scale * draw_level(rng) * 0.5 * draw_shape(rng)
         _add(wave, rng.uniform(0, seconds - 5), loud * envelope * sound)
 
 
