@@ -1,12 +1,17 @@
-"""The README's figures are those of the report that ships with the model."""
+"""The README's figures, and what `make train` makes, are those of the report that ships with the model."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 from monitor.model import Model, default_model_path
 from train.report import headline
+from train.restore import check_restorable, shipped_start
+from train.settings import Settings
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 REPORT = json.loads(default_model_path().with_suffix(".json").read_text(encoding="utf-8"))
 
 
@@ -23,3 +28,19 @@ def test_the_report_and_the_card_are_of_the_model_that_ships() -> None:
     assert REPORT["model"]["sha256"] == model.ref.sha256
     assert REPORT["benchmark"]["threshold"] == model.metadata.threshold
     assert model.ref.sha256 in model.path.with_suffix(".md").read_text(encoding="utf-8")
+
+
+def test_make_train_makes_the_model_that_ships() -> None:
+    told = re.search(r"^TRAIN_ARGS \?= (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert told is not None
+    assert shlex.split(REPORT["command"]) == ["python", "-m", "train", "all", "--data", "DATA", *told[1].split()]
+
+
+def test_what_it_starts_from_is_here() -> None:
+    sha256 = Model(default_model_path()).metadata.settings["start_from"]
+    start = shipped_start(sha256)
+    assert start is not None
+    assert start in REPORT["command"]
+    assert check_restorable(ROOT / start, Settings()) == sha256
+    assert sha256 in (ROOT / start).with_name("README.md").read_text(encoding="utf-8")
+    assert shipped_start("0" * 64) is None

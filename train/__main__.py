@@ -460,6 +460,7 @@ def _report(store: Path, out: Path, *, install: bool) -> None:
     from monitor.model import Model, default_model_path  # noqa: PLC0415
     from train import steps  # noqa: PLC0415
     from train.report import write_report  # noqa: PLC0415
+    from train.restore import shipped_start  # noqa: PLC0415
     from train.settings import Settings, differing, with_options  # noqa: PLC0415
 
     with _users_part():
@@ -476,7 +477,7 @@ def _report(store: Path, out: Path, *, install: bool) -> None:
     for pattern in settings.data.exclude:
         command += ["--exclude", pattern]
     if settings.start_from:
-        command += ["--start-from", "MODEL"]
+        command += ["--start-from", shipped_start(settings.start_from) or "MODEL"]
     if settings.network.name == "reference":
         command += ["--settings", "train/configs/reference.toml"]
     elif others:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from monitor.model import Model
+from train.restore import shipped_start
 
 _PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "numpy", "scipy")
 
@@ -313,6 +314,17 @@ def _installed(name: str) -> bool:
     return True
 
 
+def _begun_with(sha256: str) -> str:
+    """What the card says of the model that training went on from."""
+    if not sha256:
+        return ""
+    start = shipped_start(sha256)
+    if start is None:
+        return f"\nMODEL has the sha256 `{sha256}`: this one was made from it.\n"
+    about = Path(start).with_name("README.md").as_posix()
+    return f"\n`{start}` has the sha256 `{sha256}`;\n`{about}` tells where it is from.\n"
+
+
 def _card(model: Model, report: Mapping[str, Any]) -> str:
     metadata, facts, data = model.metadata, report["model"], report["data"]
     step_s = metadata.output_stride * metadata.spectrogram.frame_interval_s
@@ -326,8 +338,7 @@ def _card(model: Model, report: Mapping[str, Any]) -> str:
     evaluation, benchmark = report["evaluation"], report["benchmark"]
     windows = windows_text(evaluation) if evaluation else "Not evaluated on windows."
     continuous = continuous_text(benchmark, by=_CARD_BREAKDOWNS) if benchmark else "Not evaluated on continuous data."
-    began = metadata.settings.get("start_from", "")
-    began = f"\nMODEL has the sha256 `{began}`: this one was made from it.\n" if began else ""
+    began = _begun_with(metadata.settings.get("start_from", ""))
     if report["settings_file"]:
         lines = ", ".join(f"`{key} = {json.dumps(value)}`" for key, value in report["settings_file"].items())
         began += f"\nSETTINGS is a TOML file with {lines}.\n"

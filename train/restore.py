@@ -1,5 +1,6 @@
 """A float network out of an int8 model file, so that training can go on from it: fine-tuning, or the next version."""
 
+import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from train.settings import FOLD, NetworkSettings, Settings, with_branches
 F32 = npt.NDArray[np.float32]
 
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+_STARTS = Path(__file__).parent / "start"
 
 
 class _Convolution(NamedTuple):
@@ -46,6 +48,14 @@ def check_restorable(path: Path, settings: Settings) -> str:
     if of_file.get("spectrogram") != spectrogram:
         raise ValueError(f"{path}: its spectrogram is {of_file.get('spectrogram')}; the settings have {spectrogram}")
     return model.ref.sha256
+
+
+def shipped_start(sha256: str) -> str | None:
+    """Which of the models that come with this project to start from it is: its path from the project's folder."""
+    for path in sorted(_STARTS.glob("*.tflite")):
+        if hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+            return path.relative_to(_STARTS.parent.parent).as_posix()
+    return None
 
 
 def branches_of(path: Path) -> int:
