@@ -22,11 +22,12 @@ from train.benchmark import (
     model_detect,
     onset_figures,
     parity,
-    rate_figures,
     ratio_detect,
+    recorded_figures,
     reliability,
     run_curve,
     shipped_threshold,
+    with_vertical_alone,
 )
 from train.dataset import Store
 from train.evaluate import (
@@ -338,13 +339,38 @@ def test_an_outage_longer_than_the_networks_context_is_not_judged(store: Store) 
     assert np.array_equal(broken.probabilities[before], usual.probabilities[before])
 
 
-def test_figures_at_another_rate(store: Store) -> None:
+def test_figures_as_if_recorded_in_another_way(store: Store) -> None:
     task = make_task(store, range(9))
     model = Model(default_model_path())
-    figures = rate_figures(task, model, DetectorSettings(), 0.5, rate_hz=50.0, seed=1)
-    assert (figures["p_arrivals"], figures["stations"]) == (5, 3)
-    assert set(figures["at_rate"]) == {"1", "0.1"}
-    assert figures["at_threshold"]["threshold"] == 0.5
+    for rate_hz, alone in ((50.0, False), (100.0, True), (50.0, True)):
+        figures = recorded_figures(
+            task, model, DetectorSettings(), 0.5, name="so", rate_hz=rate_hz, vertical_alone=alone, seed=1
+        )
+        assert (figures["p_arrivals"], figures["stations"]) == (5, 3)
+        assert set(figures["at_rate"]) == {"1", "0.1"}
+        assert figures["at_threshold"]["threshold"] == 0.5
+
+
+def test_a_store_of_verticals_alone_has_the_same_verticals(store: Store) -> None:
+    alone = with_vertical_alone(store)
+    model = Model(default_model_path())
+    index = next(i for i, info in enumerate(store.traces) if all(info.components))
+    assert alone.traces[index].components == (True, False, False)
+    assert np.array_equal(alone.waveform(index)[0], store.waveform(index)[0])
+    both, vertical = trace_outputs(store, index, model), trace_outputs(alone, index, model)
+    assert both is not None
+    assert vertical is not None
+    assert not np.array_equal(both.probabilities, vertical.probabilities), "the horizontals are not there"
+
+
+def test_traces_without_a_vertical_are_left_out_where_it_is_alone(store: Store) -> None:
+    traces = list(store.traces)
+    traces[0] = replace(traces[0], components=(False, True, True))
+    task = make_task(Store(store.path, store.manifest, traces), range(9))
+    figures = recorded_figures(
+        task, Model(default_model_path()), DetectorSettings(), 0.5, name="so", vertical_alone=True, seed=1
+    )
+    assert figures["p_arrivals"] == sum(len(of) for of in task.wanted.values()) - len(task.wanted[0])
 
 
 def test_delays_by_snr_are_of_the_same_picks(store: Store) -> None:

@@ -76,7 +76,9 @@ SeisbenchOption = Annotated[
 ]
 RatesOption = Annotated[
     str | None,
-    typer.Option(metavar="HZ,…", help="Judge the model at these sampling rates too, such as 31.25,50,250."),
+    typer.Option(
+        metavar="HZ,…", help="Judge the model at these sampling rates too, such as 31.25,50,250; default: 31.25,50."
+    ),
 ]
 
 _DEFAULT_OUT = Path("train-output")
@@ -324,11 +326,13 @@ def _open(path: Path) -> "Store":
         return Store.open(path)
 
 
-def _rates(text: str | None) -> list[float]:
+def _rates(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
     from train.conditioning import ratio_to_100_hz  # noqa: PLC0415
 
     with _users_part():
-        rates = [float(part) for part in (text or "").split(",") if part.strip()]
+        rates = [float(part) for part in text.split(",") if part.strip()]
         for rate in rates:
             ratio_to_100_hz(rate)
     return rates
@@ -409,7 +413,7 @@ def _judge(
     *,
     calibrate: bool,
     seisbench: str | None = None,
-    rates_hz: Sequence[float] = (),
+    rates_hz: Sequence[float] | None = None,
 ) -> None:
     prepared = _open(store)
 

@@ -33,6 +33,8 @@ SHIPPED_RATE = 0.1
 """False alarms per station-hour on dev noise that the default threshold stands for."""
 RATES = (1.0, 0.1)
 """False alarms per station-hour at which recall is stated."""
+OTHER_RATES_HZ = (31.25, 50.0)
+"""Sampling rates that are common in the field, beside the store's own."""
 LEAST_THRESHOLD = 0.5
 HIGHEST_THRESHOLD = 0.995
 # So many false alarms tell how they become fewer with a higher threshold; the fewest that are spoken of.
@@ -338,19 +340,39 @@ def curve_figures(curve: Curve, at: Curve, task: Task, *, seed: int) -> dict[str
     return figures
 
 
-def rate_figures(
+def with_vertical_alone(store: Store) -> Store:
+    """The store as seismometers without horizontals would have recorded it."""
+    alone = [replace(info, components=(info.components[0], False, False)) for info in store.traces]
+    return Store(store.path, store.manifest, alone)
+
+
+def recorded_figures(
     task: Task,
     model: Model,
     settings: DetectorSettings,
     threshold: float,
     *,
-    rate_hz: float,
+    name: str,
+    rate_hz: float = RATE_HZ,
+    vertical_alone: bool = False,
     seed: int,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """The figures of a model for the same traces, noise included, as if recorded at another sampling rate."""
+    """The figures of a model for the same traces, noise included, as if recorded in another way.
+
+    Args:
+        task, model, settings, threshold: As for what is judged as it is stored.
+        name: What to call it.
+        rate_hz: The sampling rate.
+        vertical_alone: Without the horizontals; traces that have nothing else are left out.
+        seed: Of the resampling of stations.
+        progress: Told how many traces are done.
+    """
+    if vertical_alone:
+        task = make_task(
+            with_vertical_alone(task.store), [i for i in task.indices if task.store.traces[i].components[0]]
+        )
     detect_at = model_detect(all_outputs(task.store, task.indices, model, rate_hz=rate_hz, progress=progress), settings)
-    name = f"{rate_hz:g} Hz"
     curve = run_curve(task, name, detect_at, MODEL_THRESHOLDS)
     figures = curve_figures(curve, run_curve(task, name, detect_at, [threshold]), task, seed=seed)
     return {key: value for key, value in figures.items() if key not in ("curve", "by")}

@@ -27,7 +27,7 @@ from train.restore import branches_of
 from train.settings import Settings, with_branches
 from train.stalta import ALL as STA_LTA
 from train.stalta import StaLta, trace_ratio
-from train.traceinfo import Place
+from train.traceinfo import RATE_HZ, Place
 
 Watch = Callable[[str], Progress]
 """Given what is being done, gives what to tell how far it is."""
@@ -273,7 +273,7 @@ def run_benchmark(
     path: Path,
     calibrate: bool,
     watch: Watch,
-    rates_hz: Sequence[float] = (),
+    rates_hz: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Run the continuous evaluation; sets the model's threshold and calibration if told to.
 
@@ -285,7 +285,8 @@ def run_benchmark(
         path: The int8 model.
         calibrate: Set its threshold and calibration.
         watch: For progress.
-        rates_hz: Sampling rates at which the int8 model is to be judged, too.
+        rates_hz: Sampling rates at which the int8 model is to be judged, too, with the horizontals and without; None:
+            `benchmark.OTHER_RATES_HZ`.
     """
     # The flatbuffer's tools are only where a model is written.
     from train.quantize import set_calibration  # noqa: PLC0415
@@ -335,6 +336,24 @@ def run_benchmark(
             for setting in outputs.ratios
         }
 
+    rates_hz = bench.OTHER_RATES_HZ if rates_hz is None else rates_hz
+    ways = {f"{rate_hz:g} Hz": (rate_hz, False) for rate_hz in rates_hz}
+    ways |= {"vertical alone": (RATE_HZ, True)}
+    ways |= {f"vertical alone, {rate_hz:g} Hz": (rate_hz, True) for rate_hz in rates_hz}
+    recorded = {
+        name: bench.recorded_figures(
+            task,
+            model,
+            detector,
+            threshold,
+            name=name,
+            rate_hz=rate_hz,
+            vertical_alone=alone,
+            seed=seed,
+            progress=watch(f"as if recorded: {name}"),
+        )
+        for name, (rate_hz, alone) in ways.items()
+    }
     faint, disturbed = lay(store, indices, seed=seed), disturb_noise(store, indices, seed=seed)
     unseen = disturb_noise(store, indices, UNSEEN, seed=seed)
     return {
@@ -343,12 +362,7 @@ def run_benchmark(
         "calibrated_here": calibrate,
         "threshold": threshold,
         "detectors": figures,
-        "by_rate": {
-            f"{rate_hz:g}": bench.rate_figures(
-                task, model, detector, threshold, rate_hz=rate_hz, seed=seed, progress=watch(f"at {rate_hz:g} Hz")
-            )
-            for rate_hz in rates_hz
-        },
+        "recorded": recorded,
         "onsets": bench.onset_figures(
             task, model, detector, detect_at["int8"], threshold, progress=watch("onsets and delays")
         )
