@@ -43,7 +43,7 @@ format: $(ALL_READY) ## Format the code and repair what can be repaired
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# What the card of the model that ships says.
+# How what ships was made; its card says the same.
 TRAIN_ARGS ?= --seed 20261119 --steps 12000 --start-from train/start/seismic-4.tflite
 train: $(ALL_READY) ## Make what ships anew: make train DATA=/path/to/data; TRAIN_ARGS= from nothing
 	$(BIN)/python -m train all $(if $(DATA),--data $(DATA)) $(TRAIN_ARGS)
