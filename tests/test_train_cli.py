@@ -129,6 +129,10 @@ def test_from_a_store_to_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert code == 0
     # Recall against false alarms, onsets and windows: a row in each.
     assert stdout.count("| FakePicker original | ") >= 3
+    assert "| FakePicker original, at its default | " in stdout.split("P over noise")[1]
+    for of_table in stdout.split("| disturbance | ")[1:]:
+        assert "| FakePicker original, at 0.1 /h | " in of_table.splitlines()[0]
+    assert stdout.count("| disturbance | ") == 2
     assert "| int8 |" in stdout
     assert "STA/LTA rsudp" in stdout
     for way in ("31.25 Hz", "vertical alone", "vertical alone, 50 Hz"):
@@ -136,7 +140,7 @@ def test_from_a_store_to_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (out / "benchmark.md").read_text().startswith(stdout.strip())
     for text in ("accuracy", "f1", "roc_auc", "![recall](recall.png)"):
         assert text in (out / "benchmark.md").read_text()
-    assert run("evaluate", *common)[0] == 0
+    assert run("evaluate", *common, "--seisbench", "FakePicker:original")[0] == 0
     assert run("report", *common)[0] == 0
     names = {path.name for path in out.iterdir()}
     assert {
@@ -161,7 +165,9 @@ def test_from_a_store_to_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "python -m train all --data DATA --seed 5 --exclude 'absent*' --settings SETTINGS",
         'SETTINGS is a TOML file with `name = "tiny"`, `augment.seconds = 30`, `network.filters = [4, 4, 6]`',
         "## Limits",
-        "STA/LTA",
+        "|  | monitor | STA/LTA 0.5/10 s | STA/LTA rsudp | FakePicker original |",
+        "pip install seisbench",
+        "--seisbench FakePicker:original",
     ):
         assert text in card
     on = ("--store", store, "--out", tmp_path / "on")

@@ -123,11 +123,15 @@ def quantize(store: StoreOption = None, out: OutOption = _DEFAULT_OUT) -> None:
 
 @app.command()
 def evaluate(
-    store: StoreOption = None, out: OutOption = _DEFAULT_OUT, split: SplitOption = "dev", only: OnlyOption = None
+    store: StoreOption = None,
+    out: OutOption = _DEFAULT_OUT,
+    split: SplitOption = "dev",
+    only: OnlyOption = None,
+    seisbench: SeisbenchOption = None,
 ) -> None:
     """Judge 30 s windows: accuracy, F1, ROC AUC of float, int8 and STA/LTA."""
     with _plain_errors():
-        _judge(store or out / "store", out, split, only or [], ("evaluate",), calibrate=False)
+        _judge(store or out / "store", out, split, only or [], ("evaluate",), calibrate=False, seisbench=seisbench)
 
 
 @app.command()
@@ -191,19 +195,21 @@ def everything(
     steps: StepsOption = None,
     exclude: ExcludeOption = None,
     start_from: StartFromOption = None,
+    seisbench: SeisbenchOption = None,
     install: Annotated[bool, typer.Option("--install", help="Copy the model to monitor/models/.")] = False,
 ) -> None:
     """Go from recordings to the model, its report and its card."""
     with _plain_errors():
         # What is wrong there should not wait for the data.
         run = _read_settings(settings, seed, steps, exclude, start_from)
+        _peers(seisbench)
         if _cluster().size > 1:
             raise _WrongError("all works on one machine; on several, run prepare and fit on each, then the rest on one")
         store = store or out / "store"
         _prepare(data, store, seed)
         _fit(store, out, run, start_from)
         _quantize(store, out)
-        _judge(store, out, "dev", [], ("benchmark", "evaluate"), calibrate=True)
+        _judge(store, out, "dev", [], ("benchmark", "evaluate"), calibrate=True, seisbench=seisbench)
         _report(store, out, install=install)
 
 

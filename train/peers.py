@@ -7,6 +7,7 @@ that ends below half of it, as SeisBench's own `classify` picks.
 """
 
 import importlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,10 @@ F32 = npt.NDArray[np.float32]
 # What SeisBench picks at where a model does not say.
 _USUAL_THRESHOLD = 0.3
 _OFF_SHARE = 0.5
+# As much as counts are: what is stored as metres or less is nothing beside what pickers add before they divide by it.
+_COUNTS = 1000.0
 _P = "_P"
+_FILE = re.compile(r"(.+?)(?:\.(pt|json)(?:\.v(.+))?)?")
 _ABSENT = "seisbench is not installed; it comes with: pip install seisbench"
 
 
@@ -53,7 +57,8 @@ def load_peers(names: str) -> list[Peer]:
 
     Args:
         names: Such as `PhaseNet:original,EQTransformer:weights/mine.pt`: a model of SeisBench and the name of its
-            weights, or a file of them with its `.json` next to it, as SeisBench saves them.
+            weights, or a file of them with its `.json` next to it, as SeisBench saves them (with a version
+            `mine.pt.v2`).
 
     Raises:
         AbsentError: SeisBench, a model or weights are not there.
@@ -74,12 +79,12 @@ def _load(text: str, models: Any) -> Peer:
     if not hasattr(kind, "from_pretrained") or not hasattr(kind, "annotate"):
         raise AbsentError(f"{name}: not a picker of this SeisBench; accepted: such as PhaseNet, EQTransformer, GPD")
     weights = weights or "original"
-    file = Path(weights)
+    base, ending, version = _FILE.fullmatch(weights).groups()  # type: ignore[union-attr]  # it matches anything
+    file = Path(base)
     try:
-        if file.suffix == ".pt" or file.is_file() or len(file.parts) > 1:
-            base = file.with_suffix("") if file.suffix in (".pt", ".json") else file
-            model = kind.load(base)
-            label = f"{name} {base.name}"
+        if ending or file.is_file() or len(file.parts) > 1:
+            model = kind.load(file, version_str=version)
+            label = f"{name} {file.name}"
         else:
             model = kind.from_pretrained(weights)
             label = f"{name} {weights}"
@@ -121,6 +126,7 @@ def p_probability(peer: Peer, store: Store, index: int) -> F32:
             continue
         samples = store.waveform(index, first, stop).astype(np.float64)
         samples -= samples.mean(axis=1, keepdims=True)
+        samples *= _COUNTS / (float(samples.std()) or 1.0)
         samples = np.pad(samples, ((0, 0), (0, window)), "reflect")
         header = {"network": network, "station": station, "sampling_rate": RATE_HZ, "starttime": UTCDateTime(0)}
         stream = Stream(

@@ -166,8 +166,8 @@ def onset_tables(benchmark: Mapping[str, Any]) -> str:
 
 
 def headline(evaluation: Mapping[str, Any], benchmark: Mapping[str, Any]) -> str:
-    """The figures to begin with, ours and STA/LTA's, as Markdown: the table of the README."""
-    names = ["int8", *(name for name in benchmark["detectors"] if name.startswith("STA/LTA"))]
+    """The figures to begin with, ours and the others', as Markdown: the table of the README."""
+    names = ["int8", *(name for name in benchmark["onsets"]["others"] if name in evaluation["detectors"])]
     on = [benchmark["detectors"][name] for name in names]
     onsets = [benchmark["onsets"]["refined"], *(benchmark["onsets"]["others"][name] for name in names[1:])]
     delay = benchmark["onsets"].get("delay_s")
@@ -324,6 +324,14 @@ def _begun_with(sha256: str) -> str:
     return f"\n`{start}` has the sha256 `{sha256}`;\n`{about}` tells where it is from.\n"
 
 
+def _others_pickers(benchmark: Mapping[str, Any]) -> str:
+    """What the card says of how to have SeisBench's pickers beside the model again."""
+    others = [name for name in benchmark["onsets"]["others"] if not name.startswith("STA/LTA")]
+    if not others:
+        return ""
+    return f"\n{', '.join(others)}: `pip install seisbench`, and `--seisbench {','.join(others).replace(' ', ':')}`.\n"
+
+
 def _card(model: Model, report: Mapping[str, Any]) -> str:
     metadata, facts, data = model.metadata, report["model"], report["data"]
     step_s = metadata.output_stride * metadata.spectrogram.frame_interval_s
@@ -341,6 +349,8 @@ def _card(model: Model, report: Mapping[str, Any]) -> str:
     if report["settings_file"]:
         lines = ", ".join(f"`{key} = {json.dumps(value)}`" for key, value in report["settings_file"].items())
         began += f"\nSETTINGS is a TOML file with {lines}.\n"
+    if benchmark:
+        began += _others_pickers(benchmark)
     return f"""# Model card: {metadata.name} {metadata.version}
 
 ## What it is
@@ -367,7 +377,8 @@ Trained on {hours["train"]:.0f} hours with {p["train"]} labelled P arrivals, eva
 Fingerprint of the data: `{data["fingerprint"]}`.
 
 Labels are analysts' where there are any, else pickers' that agree with each other. What pickers did not agree on was
-left out, so that the figures flatter every detector where only pickers have labelled. Among the surest false alarms on
+left out, so that the figures flatter every detector where only pickers have labelled, and those pickers (PhaseNet,
+EQTransformer and RED-PAN) most: what they see is there, what they do not see is noise. Among the surest false alarms on
 the dev split, of this detector and of STA/LTA alike, some are earthquakes that nobody had picked, seen by eye with the
 other stations beside them: there the truth counts as unknown (`train/reviewed.csv`).
 

@@ -327,14 +327,14 @@ def run_benchmark(
     }
 
     def detectors_on(made: Store, what: str) -> bench.Detectors:
-        of_model = all_outputs(made, range(len(made)), model, progress=watch(what))
-        return {"int8": (bench.model_detect(of_model, detector), at_rates["int8"])} | {
-            setting.name: (
-                bench.ratio_detect({i: trace_ratio(made, i, setting) for i in range(len(made))}, setting),
-                at_rates[setting.name],
-            )
-            for setting in outputs.ratios
-        }
+        every = range(len(made))
+        on = {"int8": bench.model_detect(all_outputs(made, every, model, progress=watch(what)), detector)}
+        for setting in outputs.ratios:
+            on[setting.name] = bench.ratio_detect({i: trace_ratio(made, i, setting) for i in every}, setting)
+        for peer, _ in outputs.peers:
+            along = all_p_probabilities(peer, made, every, progress=watch(f"{what}, {peer.name}"))
+            on[peer.name] = bench.peer_detect(along)
+        return {name: (at, at_rates[name]) for name, at in on.items()}
 
     rates_hz = bench.OTHER_RATES_HZ if rates_hz is None else rates_hz
     ways = {f"{rate_hz:g} Hz": (rate_hz, False) for rate_hz in rates_hz}
