@@ -29,6 +29,11 @@ def test_the_readme_has_the_figures_of_the_report() -> None:
     ):
         often, seldom = (recorded[way]["at_rate"][rate]["recall"] for rate in ("1", "0.1"))
         assert f"{words} {often:.2f} and {seldom:.2f}" in text
+    faint = REPORT["benchmark"]["faint"]
+    picker, ours = (
+        faint["recall"][name]["1 /h"][faint["ratios_db"].index(0)] for name in ("PhaseNet original", "int8")
+    )
+    assert f"it finds {picker:.2f} of them at 1 false alarm an hour, the monitor {ours:.2f}." in text
 
 
 def test_the_report_and_the_card_are_of_the_model_that_ships() -> None:
