@@ -184,10 +184,11 @@ def test_without_seisbench_it_is_said_before_anything_is_computed(
     pretend(monkeypatch, None)
     save_settings(TINY, tmp_path)
     (tmp_path / "tiny.tflite").write_bytes(b"")
-    arguments = ["benchmark", "--store", str(store.path), "--out", str(tmp_path), "--seisbench", "PhaseNet:original"]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == EXIT_USAGE
-    assert "train: seisbench is not installed; it comes with: pip install seisbench" in result.stderr
+    common = ["--store", str(store.path), "--out", str(tmp_path), "--seisbench", "PhaseNet:original"]
+    for command in (["benchmark"], ["evaluate"], ["all", "--data", str(tmp_path)]):
+        result = CliRunner().invoke(app, [*command, *common])
+        assert result.exit_code == EXIT_USAGE
+        assert "train: seisbench is not installed; it comes with: pip install seisbench" in result.stderr
 
 
 def test_values_at_another_rate_are_laid_onto_100_hz(store: Store) -> None:
