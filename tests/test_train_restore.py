@@ -12,10 +12,11 @@ from tests.train_store import write_store
 from train.augment import ExampleMaker
 from train.dataset import Store
 from train.fit import fit, make_batch
+from train.geometry import context_frames, look_ahead_frames
 from train.outputs import F32
 from train.quantize import HEAD_LOG_ODDS, quantize
 from train.restore import _Convolution, _folded, _second_folded, branches_of, check_restorable, restore
-from train.settings import FitSettings, NetworkSettings, Settings
+from train.settings import FitSettings, NetworkSettings, Settings, of_branch
 from train.steps import train
 
 SHIPPED = Settings(fit=FitSettings(batch=6, tuning_rounds=1, mining_steps=2, mean_of_last=1))
@@ -100,6 +101,33 @@ def test_two_branches_become_a_file_and_a_network_again(of_two_branches: Path, f
     joined = keras.models.load_model(of_two_branches / "model.keras", compile=False)
     said, restored = np.asarray(joined(frames)), np.asarray(restore(int8, settings, frames)(frames))
     assert np.corrcoef(restored.ravel(), said.ravel())[0, 1] > 0.98
+
+
+def test_the_last_branch_may_look_further_ahead(frames: F32, tmp_path: Path) -> None:
+    """Two outputs later the mean of both counts where it is greater; of P and S the first alone speaks."""
+    settings = two_branches()
+    # What has hardly been trained is nowhere sure by much.
+    network = msgspec.structs.replace(settings.network, later_s=0.4, quick_margin=0.02)
+    settings = msgspec.structs.replace(settings, network=network)
+    assert [of_branch(settings, number).network.look_ahead_s for number in (0, 1)] == [0.6, 1.0]
+    assert context_frames(settings) == context_frames(two_branches()) + 4
+    assert look_ahead_frames(settings) == look_ahead_frames(two_branches())
+    store = write_store(tmp_path / "store")
+    path = train(store, settings, tmp_path, watch=lambda _: lambda *_: None, report=lambda *_: None)
+    quick, far, joined = (
+        np.asarray(keras.models.load_model(file, compile=False)(frames))[:, :, 0]
+        for file in (tmp_path / "branch1" / "model.keras", tmp_path / "branch2" / "model.keras", path)
+    )
+    together = (quick[:, :-2, 0] + far[:, 2:, 0]) / 2
+    np.testing.assert_allclose(joined[..., 0], np.maximum(quick[:, 2:, 0] - 0.02, together), atol=1e-4)
+    assert 0.05 < np.mean(quick[:, 2:, 0] - 0.02 > together) < 0.95, "each is the greater somewhere"
+    np.testing.assert_allclose(joined[..., 1:], quick[:, 2:, 1:], atol=1e-4)
+    int8 = quantize(store, settings, path, tmp_path)
+    assert Model(int8).accelerator_problems() == []
+    restored = np.asarray(restore(int8, settings, frames)(frames))[:, :, 0]
+    assert np.corrcoef(restored.ravel(), joined.ravel())[0, 1] > 0.98
+    with pytest.raises(ValueError, match=r"later_s=0\.4.*later_s=0\.0"):
+        check_restorable(int8, two_branches())
 
 
 def test_a_model_is_kept_and_another_network_trained_beside_it(frames: F32, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from train.geometry import KERNEL, REFERENCE_FRAMES, TIME_STRIDE
+from train.geometry import KERNEL, REFERENCE_FRAMES, TIME_STRIDE, later_outputs
 from train.settings import FOLD, Settings
 
 # Decibel are divided by this inside, so that the first convolution sees values of about one.
@@ -19,8 +19,10 @@ _SCALE_DB = 10.0
 # What a block adds lies from 0 to 6, of which this is taken away again: without bounds its rare extremes would set the
 # step of int8, and half of what quantisation costs came from there.
 _MIDDLE = 3.0
-HEAD = "head"
-"""Name of the last layer."""
+HEAD, HEAD_LATER = "head", "head_later"
+"""Names of the last layers: of what is said at once, and of what all branches together say later."""
+LEAST_LOG_ODDS = -7.5
+"""Where the outputs of a file end: see `train.quantize`."""
 
 
 def build(settings: Settings, frames: int | None = None, *, batch: int | None = None, for_file: bool = False) -> Any:
@@ -56,16 +58,31 @@ def _reference(settings: Settings, batch: int | None) -> Any:
 
 
 def _stream(settings: Settings, frames: int | None, batch: int | None, for_file: bool) -> Any:
-    """Branches side by side under one head, which says what the mean of each one's own would."""
+    """Branches side by side under one head, which says what the mean of each one's own would.
+
+    Where the last one looks further ahead (`later_s`), there are two: the others' at once, and all of them together
+    later, which speaks of the earthquake alone.
+    """
     n_freq = settings.spectrogram.n_freq
     folded = (n_freq // FOLD, FOLD * 3)
     image = layers.Input((frames, *(folded if for_file else (n_freq, 3))), batch_size=batch)
     x = image if for_file else layers.Reshape((-1, *folded))(image)
     x = layers.Rescaling(1 / _SCALE_DB)(x)
     branches = [_branch(x, settings, f"branch{number + 1}") for number in range(settings.network.branches)]
-    x = branches[0] if len(branches) == 1 else layers.Concatenate()(branches)
-    x = layers.Conv2D(3, 1, activation="relu6" if for_file else None, name=HEAD)(x)
-    return keras.Model(image, x)
+    later = later_outputs(settings)
+    activation = "relu6" if for_file else None
+    if not later:
+        return keras.Model(image, layers.Conv2D(3, 1, activation=activation, name=HEAD)(_together(branches)))
+    quick = _together(branches[:-1])
+    now, before = (layers.Cropping2D((ends, (0, 0)))(quick) for ends in ((later, 0), (0, later)))
+    far = layers.Cropping2D(((later, 0), (0, 0)))(branches[-1])
+    at_once = layers.Conv2D(3, 1, activation=activation, name=HEAD)(now)
+    afterwards = layers.Conv2D(3, 1, activation=activation, name=HEAD_LATER)(_together([before, far]))
+    return keras.Model(image, layers.Maximum()([at_once, afterwards]))
+
+
+def _together(branches: Sequence[Any]) -> Any:
+    return branches[0] if len(branches) == 1 else layers.Concatenate()(branches)
 
 
 def _branch(x: Any, settings: Settings, name: str) -> Any:
@@ -115,17 +132,35 @@ def in_order(network: Any) -> list[Any]:
 def join(networks: Sequence[Any], settings: Settings) -> Any:
     """One network of the branches of several: its log-odds are the mean of what each branch would say alone.
 
+    Where the last one looks further ahead: the mean of the others, less a margin for the earthquake, or if it is
+    greater the mean of all of a little before.
+
     Args:
         networks: Of the same settings but for `branches`.
         settings: The run; `branches` says how many there are of all of them.
     """
     joined = build(settings)
-    *layers_of, head = in_order(joined)
+    later = later_outputs(settings)
+    every = in_order(joined)
+    layers_of, head = every[: -2 if later else -1], joined.get_layer(HEAD)
     parts = [in_order(network) for network in networks]
     for layer, of in zip(layers_of, [layer for part in parts for layer in part[:-1]], strict=True):
         layer.set_weights(of.get_weights())
     heads = [part[-1].get_weights() for part in parts]
+    if not later:
+        head.set_weights(_mean_head(heads))
+        return joined
+    kernel, bias = _mean_head(heads[:-1])
+    head.set_weights([kernel, bias - np.array([settings.network.quick_margin, 0, 0], np.float32)])
+    kernel, bias = _mean_head(heads)
+    # Of P and S it says nothing: the least there is.
+    kernel[..., 1:], bias[1:] = 0.0, LEAST_LOG_ODDS
+    joined.get_layer(HEAD_LATER).set_weights([kernel, bias])
+    return joined
+
+
+def _mean_head(heads: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
+    """Kernel and bias of a head that says the mean of what these would; each counts as much as it has channels."""
     shares = np.array([kernel.shape[2] for kernel, _ in heads]) / sum(kernel.shape[2] for kernel, _ in heads)
     kernel = np.concatenate([kernel * share for (kernel, _), share in zip(heads, shares, strict=True)], axis=2)
-    head.set_weights([kernel, np.sum([bias * share for (_, bias), share in zip(heads, shares, strict=True)], axis=0)])
-    return joined
+    return kernel, np.sum([bias * share for (_, bias), share in zip(heads, shares, strict=True)], axis=0)

@@ -54,7 +54,7 @@ def quantize(store: Store, settings: Settings, keras_path: Path, out: Path) -> P
     import keras  # noqa: PLC0415  # heavy: only where it is used
     import tensorflow as tf  # noqa: PLC0415
 
-    from train.network import HEAD, build  # noqa: PLC0415
+    from train.network import HEAD, HEAD_LATER, build  # noqa: PLC0415
 
     weights = keras.models.load_model(keras_path, compile=False).get_weights()
     # Layers are numbered on from those there were before, and their names end up in the file.
@@ -67,8 +67,8 @@ def quantize(store: Store, settings: Settings, keras_path: Path, out: Path) -> P
     streaming = settings.network.name == "stream"
     fixed = build(settings, frames, batch=1, for_file=True)
     fixed.set_weights(weights)
-    head = fixed.get_layer(HEAD) if streaming else fixed.layers[-1]
-    if streaming:
+    heads = [layer for layer in fixed.layers if layer.name in (HEAD, HEAD_LATER)]
+    for head in heads:
         kernel, bias = head.get_weights()
         head.set_weights([kernel / HEAD_LOG_ODDS.scale, (bias - HEAD_LOG_ODDS.offset) / HEAD_LOG_ODDS.scale])
     maker = ExampleMaker(store, settings)
@@ -101,8 +101,10 @@ def quantize(store: Store, settings: Settings, keras_path: Path, out: Path) -> P
         # Rounding shifts the outputs a little, on the whole: the last bias takes that back (Nagel et al., 2019).
         rounded = Model(path)
         shift = shift_of_log_odds(FloatModel(exact, rounded), rounded, [inputs[0][0] for inputs in representative()])
-        kernel, bias = head.get_weights()
-        head.set_weights([kernel, bias + shift / HEAD_LOG_ODDS.scale])
+        for head in heads:
+            kernel, bias = head.get_weights()
+            says = np.abs(kernel).sum(axis=(0, 1, 2)) > 0
+            head.set_weights([kernel, bias + says * shift / HEAD_LOG_ODDS.scale])
         flatbuffer = convert(int8=True)
         path.write_bytes(attach_metadata(flatbuffer, metadata))
     _write(path, flatbuffer, metadata)

@@ -98,14 +98,20 @@ def restore(path: Path, settings: Settings, frames: F32) -> Any:
     """
     import keras  # noqa: PLC0415  # heavy: only where it is used
 
-    from train.network import HEAD, build, in_order  # noqa: PLC0415
+    from train.network import HEAD, HEAD_LATER, build, in_order  # noqa: PLC0415
     from train.quantize import HEAD_LOG_ODDS  # noqa: PLC0415
 
     network = build(settings)
     kinds = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
-    *convolutions, head = [layer for layer in in_order(network) if isinstance(layer, kinds)]
+    convolutions = [layer for layer in in_order(network) if isinstance(layer, kinds)]
+    heads = [layer for layer in convolutions if layer.name in (HEAD, HEAD_LATER)]
+    convolutions = convolutions[: -len(heads)]
     normalisations = [layer for layer in in_order(network) if isinstance(layer, keras.layers.BatchNormalization)]
-    *inner, last = _convolutions(path)
+    inner = _convolutions(path)
+    of_heads = [inner.pop()]
+    if len(heads) > 1:
+        # What is said at once comes ahead of the last branch, which has no part in it.
+        of_heads.insert(0, inner.pop(len(convolutions) // settings.network.branches * (settings.network.branches - 1)))
     for layer, normalisation, of_file in zip(convolutions, normalisations, inner, strict=True):
         layer.set_weights([of_file.kernel])
         said = keras.Model(network.input, layer.output).predict(frames, verbose=0)
@@ -113,8 +119,8 @@ def restore(path: Path, settings: Settings, frames: F32) -> Any:
         scale = np.sqrt(variance + normalisation.epsilon)
         normalisation.set_weights([scale, of_file.bias + mean, mean, variance])
     # In the file they are as `train.quantize` writes them; what calibration put on top of that is not the network's.
-    assert head.name == HEAD
-    head.set_weights([last.kernel * HEAD_LOG_ODDS.scale, last.bias * HEAD_LOG_ODDS.scale + HEAD_LOG_ODDS.offset])
+    for head, of in zip(heads, of_heads, strict=True):
+        head.set_weights([of.kernel * HEAD_LOG_ODDS.scale, of.bias * HEAD_LOG_ODDS.scale + HEAD_LOG_ODDS.offset])
     return network
 
 

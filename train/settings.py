@@ -81,6 +81,9 @@ class NetworkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         look_ahead_s: How much later than the moment it speaks of an output may look.
         branches: So many networks of this shape side by side in one, each trained by itself from a seed of its own;
             together they say the mean of their log-odds, since their false alarms differ.
+        later_s: Of several branches the last one looks so much further ahead. What all of them say together of an
+            earthquake then comes as much later; before, the others speak alone: the greater of both counts. 0 for none.
+        quick_margin: By how much, in log-odds, the others must be surer alone.
     """
 
     name: Literal["stream", "reference"] = "stream"
@@ -89,6 +92,8 @@ class NetworkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     look_ahead_s: float = 0.6
     branches: Annotated[int, msgspec.Meta(ge=1)] = 2
+    later_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    quick_margin: float = 0.5
 
 
 class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -168,8 +173,18 @@ def with_options(settings: Settings, *, seed: int | None, steps: int | None, exc
 
 
 def with_branches(settings: Settings, branches: int) -> Settings:
-    """The settings of a network of so many branches."""
-    return msgspec.structs.replace(settings, network=msgspec.structs.replace(settings.network, branches=branches))
+    """The settings of a network of the first so many branches."""
+    network = settings.network
+    later_s = network.later_s if branches >= network.branches else 0.0
+    network = msgspec.structs.replace(network, branches=branches, later_s=later_s)
+    return msgspec.structs.replace(settings, network=network)
+
+
+def of_branch(settings: Settings, number: int) -> Settings:
+    """The settings of one branch as a network of its own; the first is 0."""
+    ahead_s = settings.network.look_ahead_s + settings.network.later_s * (number + 1 == settings.network.branches)
+    network = msgspec.structs.replace(settings.network, branches=1, later_s=0.0, look_ahead_s=ahead_s)
+    return msgspec.structs.replace(settings, network=network)
 
 
 def differing(settings: Settings, usual: Settings) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from train.mining import mine
 from train.outputs import F32, FloatModel, Progress, TraceOutputs, all_outputs
 from train.peers import Peer, all_p_probabilities
 from train.restore import branches_of
-from train.settings import Settings, with_branches
+from train.settings import Settings, of_branch, with_branches
 from train.stalta import ALL as STA_LTA
 from train.stalta import StaLta, trace_ratio
 from train.traceinfo import RATE_HZ, Place
@@ -177,7 +177,7 @@ def _side_by_side(
         name = f"branch{number + 1}"
         # Rounds of mining add their number to the seed.
         seed = settings.seed + number * _SEEDS_OF_A_BRANCH
-        alone = msgspec.structs.replace(with_branches(settings, 1), seed=seed)
+        alone = msgspec.structs.replace(of_branch(settings, number), seed=seed)
         parts.append(train(store, alone, out / name, watch=watch, report=_of(name, report)))
     joined = join([keras.models.load_model(path, compile=False) for path in parts], settings)
     joined.save(out / "model.keras")
