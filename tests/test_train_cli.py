@@ -88,6 +88,8 @@ def test_without_a_store(command: str, missing: str, tmp_path: Path) -> None:
         ("[fit", "not TOML"),
         ("[spectrogram]\nlast_bin = 30", "spectrogram has 30 bins, first_bin to last_bin; accepted: a multiple of 4"),
         ("[spectrogram]\nhop = 0", "hop is 0"),
+        ("[network]\nlater_s = 0.5", "network.later_s is 0.5 with 2 branches; accepted: 0, or a multiple of 0.2"),
+        ("[network]\nlater_s = 0.4\nbranches = 1", "with two branches or more"),
         ("start_from = 'ab'", "start_from is written by --start-from"),
     ],
 )

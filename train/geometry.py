@@ -1,9 +1,8 @@
 """How the networks lie on the time axis: what one output needs and of which moment it speaks."""
 
-from train.settings import Settings
+from train.settings import TIME_STRIDE, Settings
 
 REFERENCE_FRAMES = 64
-TIME_STRIDE = 2
 KERNEL = 3
 
 

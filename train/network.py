@@ -11,8 +11,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from train.geometry import KERNEL, REFERENCE_FRAMES, TIME_STRIDE, later_outputs
-from train.settings import FOLD, Settings
+from train.geometry import KERNEL, REFERENCE_FRAMES, later_outputs
+from train.settings import FOLD, TIME_STRIDE, Settings
 
 # Decibel are divided by this inside, so that the first convolution sees values of about one.
 _SCALE_DB = 10.0

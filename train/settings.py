@@ -9,6 +9,9 @@ import msgspec
 
 from monitor.spectrogram import SpectrogramParams
 
+TIME_STRIDE = 2
+"""Frames from output to output of the `stream` network."""
+
 FOLD = 4
 """Neighbouring frequencies that the `stream` network takes as one, which has as many times the components: three
 input channels cost a convolution as much as eight would, and that was two thirds of the network's time."""
@@ -152,10 +155,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     fit: FitSettings = FitSettings()
 
     def __post_init__(self) -> None:
-        """Refuse a spectrogram that the network does not take."""
+        """Refuse a spectrogram that the network does not take, and a later_s that it cannot have."""
         if self.network.name == "stream" and self.spectrogram.n_freq % FOLD:
             raise ValueError(
                 f"spectrogram has {self.spectrogram.n_freq} bins, first_bin to last_bin; accepted: a multiple of {FOLD}"
+            )
+        later_s, step_s = self.network.later_s, TIME_STRIDE * self.spectrogram.frame_interval_s
+        if later_s and (self.network.branches < 2 or abs(later_s / step_s - round(later_s / step_s)) > 1e-6):
+            raise ValueError(
+                f"network.later_s is {later_s:g} with {self.network.branches} branches; accepted: 0, or a multiple of "
+                f"{step_s:g}, from output to output, with two branches or more"
             )
 
 
