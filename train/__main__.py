@@ -131,7 +131,7 @@ def evaluate(
 ) -> None:
     """Judge 30 s windows: accuracy, F1, ROC AUC of float, int8 and STA/LTA."""
     with _plain_errors():
-        _judge(store or out / "store", out, split, only or [], ("evaluate",), calibrate=False, seisbench=seisbench)
+        _judge(store or out / "store", out, split, only or [], ("evaluate",), calibrate=False, peers=_peers(seisbench))
 
 
 @app.command()
@@ -158,7 +158,7 @@ def benchmark(
             # The benchmark first: the windows are judged at the threshold that it chooses.
             ("benchmark", "evaluate"),
             calibrate=whole_dev if calibrate is None else calibrate,
-            seisbench=seisbench,
+            peers=_peers(seisbench),
             rates_hz=_rates(resample_hz),
         )
 
@@ -202,14 +202,14 @@ def everything(
     with _plain_errors():
         # What is wrong there should not wait for the data.
         run = _read_settings(settings, seed, steps, exclude, start_from)
-        _peers(seisbench)
+        peers = _peers(seisbench)
         if _cluster().size > 1:
             raise _WrongError("all works on one machine; on several, run prepare and fit on each, then the rest on one")
         store = store or out / "store"
         _prepare(data, store, seed)
         _fit(store, out, run, start_from)
         _quantize(store, out)
-        _judge(store, out, "dev", [], ("benchmark", "evaluate"), calibrate=True, seisbench=seisbench)
+        _judge(store, out, "dev", [], ("benchmark", "evaluate"), calibrate=True, peers=peers)
         _report(store, out, install=install)
 
 
@@ -418,7 +418,7 @@ def _judge(
     what: tuple[str, ...],
     *,
     calibrate: bool,
-    seisbench: str | None = None,
+    peers: "Sequence[Peer]" = (),
     rates_hz: Sequence[float] | None = None,
 ) -> None:
     prepared = _open(store)
@@ -429,7 +429,6 @@ def _judge(
     with _users_part():
         path = steps.model_path(out)
         indices = steps.chosen_traces(prepared, split=split, only=only)
-    peers = _peers(seisbench)
     texts: list[str] = []
     files: list[Path] = []
     drawn: list[Path] = []

@@ -21,8 +21,6 @@ _SCALE_DB = 10.0
 _MIDDLE = 3.0
 HEAD, HEAD_LATER = "head", "head_later"
 """Names of the last layers: of what is said at once, and of what all branches together say later."""
-LEAST_LOG_ODDS = -7.5
-"""Where the outputs of a file end: see `train.quantize`."""
 
 
 def build(settings: Settings, frames: int | None = None, *, batch: int | None = None, for_file: bool = False) -> Any:
@@ -139,6 +137,8 @@ def join(networks: Sequence[Any], settings: Settings) -> Any:
         networks: Of the same settings but for `branches`.
         settings: The run; `branches` says how many there are of all of them.
     """
+    from train.quantize import HEAD_LOG_ODDS  # noqa: PLC0415  # which builds networks itself
+
     joined = build(settings)
     later = later_outputs(settings)
     every = in_order(joined)
@@ -153,8 +153,8 @@ def join(networks: Sequence[Any], settings: Settings) -> Any:
     kernel, bias = _mean_head(heads[:-1])
     head.set_weights([kernel, bias - np.array([settings.network.quick_margin, 0, 0], np.float32)])
     kernel, bias = _mean_head(heads)
-    # Of P and S it says nothing: the least there is.
-    kernel[..., 1:], bias[1:] = 0.0, LEAST_LOG_ODDS
+    # Of P and S it says nothing: the least that a file can.
+    kernel[..., 1:], bias[1:] = 0.0, HEAD_LOG_ODDS.offset
     joined.get_layer(HEAD_LATER).set_weights([kernel, bias])
     return joined
 
